@@ -1,0 +1,5 @@
+"""Strict settings for every test: one CPU device."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
