@@ -1,0 +1,260 @@
+"""A data set by name as uint8 arrays on the host, and its batches on the device."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import secrets
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging as absl_logging
+from jax import Array
+
+from hsjax.config import UserError
+
+_CHUNK = 1000  # images decoded between two lines of progress
+_KNOWN = "digits, a path to an .npz file, or the name of a tensorflow-datasets image set"
+
+
+class Dataset(NamedTuple):
+    """Images and labels of both splits; labels are None where a set has none."""
+
+    name: str
+    train_images: np.ndarray  # uint8 [N, height, width, channels]
+    train_labels: np.ndarray | None  # int32 [N]
+    test_images: np.ndarray  # uint8 [M, height, width, channels]
+    test_labels: np.ndarray | None  # int32 [M]
+
+
+_ARRAYS = Dataset._fields[1:]
+
+
+def load(name: str, directory: str = "") -> Dataset:
+    """Reads a data set into memory.
+
+    Args:
+      name: "digits" (8x8 grey digits bundled with scikit-learn), a path ending in ".npz", or a
+        tensorflow-datasets image set as tfds spells it ("mnist", "name/config", "name:1.0.0").
+        An .npz holds train_images and test_images, uint8 [N, height, width] or
+        [N, height, width, channels], and may hold train_labels and test_labels, integers [N].
+      directory: where tensorflow-datasets keeps prepared sets; "" is its own default
+        (TFDS_DATA_DIR or ~/tensorflow_datasets). A set that is not there is downloaded and
+        prepared, which needs TensorFlow; a prepared one is read without it, and its decoded
+        arrays are kept beside it in hsjax-<name>-<version>.npz for the next time.
+
+    Raises:
+      UserError: the set is unknown, missing, damaged, or not made of uint8 images of one size.
+    """
+    if name == "digits":
+        return _load_digits()
+    if name.endswith(".npz"):
+        path = os.path.expanduser(name)
+        return _checked(name, path, _read_npz(path))
+    return _load_tfds(name, directory)
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits  # takes a second to import, so only where needed
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    test = np.arange(len(images)) % 5 == 0
+    arrays = (images[~test], digits.target[~test], images[test], digits.target[test])
+    return _checked("digits", "digits", dict(zip(_ARRAYS, arrays, strict=True)))
+
+
+def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
+    """The data set in these arrays, or a UserError that names the source and the array."""
+    arrays, splits = dict(arrays), ("train", "test")
+    for images in ("train_images", "test_images"):
+        if images not in arrays:
+            raise UserError(f"{source}: {images} is missing: add it as uint8 [N, height, width, C]")
+        shape, dtype = arrays[images].shape, arrays[images].dtype
+        if dtype != np.uint8:
+            raise UserError(f"{source}: {images} is {dtype}: convert it to uint8 in 0..255")
+        if len(shape) not in (3, 4):
+            raise UserError(f"{source}: {images} has shape {shape}: make it [N, height, width, C]")
+        if 0 in shape:
+            raise UserError(f"{source}: {images} is empty, shape {shape}: give it some images")
+        if len(shape) == 3:
+            arrays[images] = arrays[images][..., None]
+    train, test = (arrays[f"{split}_images"].shape[1:] for split in splits)
+    if train != test:
+        raise UserError(f"{source}: train_images are {train} and test_images {test}: make them one")
+    labelled = [split for split in splits if f"{split}_labels" in arrays]
+    if len(labelled) == 1:
+        missing = "test_labels" if labelled == ["train"] else "train_labels"
+        raise UserError(f"{source}: {missing} is missing: give labels to both splits or to neither")
+    for split in labelled:
+        labels, count = arrays[f"{split}_labels"], len(arrays[f"{split}_images"])
+        where = f"{source}: {split}_labels"
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(f"{where} is {labels.dtype}: convert it to integers")
+        if labels.shape != (count,):
+            raise UserError(
+                f"{where} has shape {labels.shape}: give one label an image, ({count},)"
+            )
+        if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+            raise UserError(f"{where} leaves 0..2³¹-1: number the classes from 0")
+        arrays[f"{split}_labels"] = labels.astype(np.int32)
+    return Dataset(name, *(arrays.get(key) for key in _ARRAYS))
+
+
+def _read_npz(path: str | Path, names: tuple[str, ...] = _ARRAYS) -> dict[str, np.ndarray]:
+    """Those of the named arrays that the file holds; UserError if one cannot be read whole.
+
+    Members are read to their end, which is where the zip checks their CRC: np.load stops early
+    if damage made an array's header claim a smaller array.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted({f"{name}.npy" for name in names} & set(archive.namelist())):
+                path_and_array = f"{path}: {name.removesuffix('.npy')}"
+                try:
+                    with archive.open(name) as member:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                        if member.read(1):
+                            raise ValueError("bytes are left over after the array")
+                except Exception as error:  # a damaged file fails in a dozen ways
+                    raise UserError(
+                        f"{path_and_array} cannot be read ({_reason(error)}): "
+                        "write it again with np.savez, as a plain array of numbers"
+                    ) from error
+                arrays[name.removesuffix(".npy")] = array
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: give data.name the path of an .npz") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(
+            f"{path}: not a whole .npz file ({_reason(error)}): write it again with np.savez"
+        ) from error
+    return arrays
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error of someone else's, short enough for one line of ours."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (lines[0].strip() if lines else type(error).__name__)[:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what tfds says in passing (such as that OpenCV is missing) off the terminal."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "tensorflow_datasets" not in record.pathname or record.levelno >= logging.ERROR
+
+    logger = absl_logging.get_absl_logger()
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # only other people's code runs in here
+            yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _load_tfds(name: str, directory: str) -> Dataset:
+    if directory and "://" not in directory:
+        directory = os.path.abspath(os.path.expanduser(directory))
+    with _quiet():
+        builder = _prepared_builder(name, directory)
+        info, source = builder.info, f"{name} in {builder.data_path}"
+        splits = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
+        if missing := sorted(set(splits.values()) - set(info.splits)):
+            has = ", ".join(info.splits) or "none"
+            raise UserError(f"{source}: no {missing[0]} split (it has {has}): choose another set")
+        key = {
+            "set": info.full_name,
+            "splits": {split: info.splits[split].num_examples for split in splits.values()},
+            "info": hashlib.sha256(
+                (builder.data_path / "dataset_info.json").read_bytes()
+            ).hexdigest(),
+        }
+    return _cached(
+        name,
+        builder,
+        json.dumps(key),
+        lambda: _checked(name, source, _decode(builder, splits, source)),
+    )
+
+
+def _prepared_builder(name: str, directory: str) -> Any:
+    """The tfds builder of a set that is on disk, after preparing it if that can be done here."""
+    import tensorflow_datasets as tfds  # not at the top: `import hsjax` stays light
+
+    def builder(**options: str) -> Any:
+        try:
+            return tfds.builder(name, data_dir=directory or None, **options)
+        except tfds.core.DatasetNotFoundError as error:
+            where = directory or os.path.abspath(os.path.expanduser(tfds.core.constants.DATA_DIR))
+            raise UserError(
+                f"data.name={name!r} is not known, nor prepared in {where}: choose {_KNOWN}"
+            ) from error
+        except Exception as error:  # a wrong version or config, a damaged dataset_info.json
+            raise UserError(
+                f"data.name={name!r} cannot be opened ({_reason(error)}): choose {_KNOWN}"
+            ) from error
+
+    found = builder()
+    if found.is_prepared():
+        return found
+    if not _has_tensorflow():
+        raise UserError(
+            f"{name} is not prepared in {os.path.abspath(found.data_path)}: on a machine with a "
+            "network, `pip install 'hsjax[data]'` and run again to download and prepare it, "
+            "or copy a prepared folder and pass --config.data.dir=DIR"
+        )
+    try:
+        _hide_gpus_from_tensorflow()
+        found = builder(file_format="array_record")  # the format that reads without TensorFlow
+        found.download_and_prepare()
+    except Exception as error:
+        raise UserError(
+            f"{name} cannot be prepared in {found.data_path} ({_reason(error)}): "
+            "mend that, or copy a prepared folder and pass --config.data.dir=DIR"
+        ) from error
+    return found
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _hide_gpus_from_tensorflow() -> None:
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # or it takes the memory that JAX needs
+
+
+def _decode(builder: Any, splits: dict[str, str], source: str) -> dict[str, np.ndarray]:
+    """The arrays of a prepared set, decoded image by image."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    image = features.get("image") if isinstance(features, tfds.features.FeaturesDict) else None
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(f"{source}: it has no uint8 'image' in each example: choose an image set")
+    has_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
+    arrays, total = {}, sum(builder.info.splits[split].num_examples for split in splits.values())
+    done = 0
+    for ours, theirs in splits.items():
+        try:
+            records = builder.as_data_source(split=theirs)
+            count = len(records)
+            for start in range(0, count, _CHUNK):
+                _progress(f"reading {builder.info.full_name}: {done}/{total}")
+                ...
+        except NotImplementedError as error:
+            ...
+    return arrays

@@ -1,0 +1,386 @@
+"""The objectives: equations (1) to (6) of the paper and the variant of the authors' code.
+
+A VAE minimises reconstruction error + β · regulariser (2)(6). The regulariser is one of
+
+* `gaussian_kl`, the standard VAE (1);
+* `cartesian_kl`, the same pull written with batch statistics of Cartesian coordinates (3);
+* `total(spherical_kl(mean, std, spec), spec)`, batch statistics of hyperspherical coordinates
+  (4)(5), with the targets and gains of a `Spec`: `paper_spec` or `published_spec`.
+
+Everything is computed in float32 or wider whatever the dtype of the input.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from hsjax.coordinates import diagonal_cosines
+
+
+def squared_error(x: ArrayLike, reconstruction: ArrayLike) -> Array:
+    """Reconstruction error of equation (1): sum over an image's values, mean over the batch.
+
+    Args:
+      x: [batch, ...], usually in [0, 1].
+      reconstruction: the same shape.
+
+    Returns:
+      Scalar, in squared units of x.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    x, reconstruction = _wide(x), _wide(reconstruction)
+    if x.shape != reconstruction.shape:
+        raise ValueError(f"reconstruction has shape {reconstruction.shape}, but x {x.shape}")
+    return jnp.sum((x - reconstruction) ** 2) / x.shape[0]
+
+
+def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> Array:
+    """KL divergence of N(μ, σ²) from N(0, I), equation (1): sum over n, mean over the batch.
+
+    Args:
+      mean: [batch, n], μ.
+      log_variance: [batch, n], log σ².
+
+    Returns:
+      Scalar, in nats.
+
+    Raises:
+      ValueError: the shapes differ or aren't [batch, n].
+    """
+    mean, log_variance = _pair(mean, log_variance, "log_variance")
+    return 0.5 * jnp.mean(jnp.sum(mean**2 + jnp.expm1(log_variance) - log_variance, axis=-1))
+
+
+def cartesian_kl(
+    mean: ArrayLike, std: ArrayLike, *, prior_mean: ArrayLike = 0.0, prior_std: ArrayLike = 1.0
+) -> Array:
+    """The KL-like objective in batch statistics of Cartesian coordinates, equation (3).
+
+    Σ_k (E_b[σ_k] - σ_k^p)² + σ_b[σ_k]² + (E_b[μ_k] - μ_k^p)² + σ_b[μ_k]², with the biased variance,
+    which makes it equal to the batch mean of ‖σ - σ^p‖² + ‖μ - μ^p‖².
+
+    Args:
+      mean: [batch, n], μ.
+      std: [batch, n], σ.
+      prior_mean: μ^p, scalar or [n].
+      prior_std: σ^p, scalar or [n].
+
+    Returns:
+      Scalar, in squared units of the latent.
+
+    Raises:
+      ValueError: the shapes of mean and std differ or aren't [batch, n].
+    """
+    mean, std = _pair(mean, std, "std")
+    prior = ((mean, jnp.asarray(prior_mean)), (std, jnp.asarray(prior_std)))
+    return sum(jnp.sum((jnp.mean(x, 0) - p) ** 2 + jnp.var(x, 0)) for x, p in prior)
+
+
+class SphericalTerms(NamedTuple):
+    """The four parts of (4) and (5), scalars, before the overall gains of the spec."""
+
+    mean_angles: Array
+    mean_radius: Array
+    std_angles: Array
+    std_radius: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Targets and gains of the spherical objective: a pytree, so sweeping a value never recompiles.
+
+    Arrays are [2, n]: row 0 is μ, row 1 is σ; columns 0 ... n-2 are the angles, the last is the
+    radius. In the paper's letters: mean_target a, mean_gain α, spread_target b, spread_gain β.
+    """
+
+    mean_target: Array
+    mean_gain: Array
+    spread_target: Array
+    spread_gain: Array
+    spread_scale: Array  # multiplies the batch standard deviation in the "kl" form
+    term_gains: SphericalTerms  # overall gains, applied by `total`
+    eps: ArrayLike  # added to the squared tails
+    variance_eps: ArrayLike  # added to the batch variances
+    # "squared": (σ_b - b)²; "kl": s² - log s² - 1 of s = scale σ_b + 1 - b
+    form: str = dataclasses.field(metadata={"static": True}, default="squared")
+
+
+COMPRESSIONS = ("full", "half", "none")
+
+
+def paper_spec(
+    n: int,
+    *,
+    compression: str = "full",
+    mean_target: ArrayLike | None = None,
+    spread_target: ArrayLike | None = None,
+    angle_gain: ArrayLike = 1.0,
+    radius_gain: ArrayLike = 1.0,
+    eps: ArrayLike = 1e-3,
+    variance_eps: ArrayLike = 1e-4,
+) -> Spec:
+    """Squared differences, equations (4) and (5), with the compression of (7) and (8).
+
+    Given by the paper: a = 1 for the cosines of μ, a = √n for its radius, gains 1/√(k+1) with k
+    the 0-based coordinate. What it leaves open follows the prior N(0, I): cosines of μ spread like
+    those of a Gaussian vector; σ = (1, ..., 1), so its cosines are the diagonal's, its radius √n,
+    its spreads 0; and the radius of μ does not spread.
+
+    Args:
+      n: latent dimension, >= 2.
+      compression: target of the mean cosines of μ: "full" 1, "half" those of the diagonal
+        (1, ..., 1), "none" 0.
+      mean_target: instead of compression, the target itself: scalar or [n - 1].
+      spread_target: of the cosines of μ, scalar or [n - 1]; the prior's, 1/√(n-k+1), if None.
+      angle_gain: overall gain of both angle terms.
+      radius_gain: overall gain of both radius terms.
+      eps: added to the squared tails, in squared units of the latent.
+      variance_eps: added to every batch variance.
+
+    Raises:
+      ValueError: n < 2 or an unknown compression.
+    """
+    diagonal = _diagonal(n)
+    mean_target = _compressed(compression, diagonal) if mean_target is None else mean_target
+    spread_target = diagonal if spread_target is None else spread_target
+    gain = jnp.append(lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32)), 1.0)
+    gains = jnp.stack([gain, gain])
+    return Spec(
+        mean_target=_rows((mean_target, n**0.5), (diagonal, n**0.5), n),
+        mean_gain=gains,
+        spread_target=_rows((spread_target, 0.0), (0.0, 0.0), n),
+        spread_gain=gains,
+        spread_scale=jnp.ones((2, n)),
+        term_gains=SphericalTerms(angle_gain, radius_gain, angle_gain, radius_gain),
+        eps=eps,
+        variance_eps=variance_eps,
+        form="squared",
+    )
+
+
+def published_spec(n: int, compression: str = "full", *, std_radius: ArrayLike = 1.0) -> Spec:
+    """The variant of the authors' public code, with all its constants.
+
+    Its spread terms are s² - log s² - 1 of s = σ_b + 1 - b (s = σ_b/√½ for the radius of σ); angle
+    terms weigh 50 √n/√(k+1), their mean parts 0.05 of it, the radius terms 50; both radii aim at
+    √(n - ½). `total` multiplies the four terms by 1000, 300, 500000 and 500.
+
+    Args:
+      n: latent dimension, >= 2.
+      compression: as in `paper_spec`.
+      std_radius: factor on the target of σ's radius; a later version of the code has 0.001.
+
+    Raises:
+      ValueError: n < 2 or an unknown compression.
+    """
+    diagonal = _diagonal(n)
+    angle = 50.0 * n**0.5 * lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32))
+    radius = (n - 0.5) ** 0.5
+    return Spec(
+        mean_target=_rows(
+            (_compressed(compression, diagonal), radius), (diagonal, radius * std_radius), n
+        ),
+        mean_gain=_rows((0.05 * angle, 50.0), (0.05 * angle, 50.0), n),
+        # For the radius of σ, s has no "+ 1 - b": that is b = 1.
+        spread_target=_rows((diagonal, 0.0), (0.0, 1.0), n),
+        spread_gain=_rows((angle, 50.0), (angle, 50.0), n),
+        spread_scale=_rows((1.0, 1.0), (1.0, 2.0**0.5), n),
+        term_gains=SphericalTerms(1000.0, 300.0, 500_000.0, 500.0),
+        eps=1e-3,
+        variance_eps=1e-4,
+        form="kl",
+    )
+
+
+def spherical_kl(mean: ArrayLike, std: ArrayLike, spec: Spec) -> SphericalTerms:
+    """The KL-like objective in hyperspherical coordinates, equations (4) and (5), term by term.
+
+    Args:
+      mean: [batch, n], μ.
+      std: [batch, n], σ.
+      spec: targets and gains for this n.
+
+    Returns:
+      Four scalars; `total` adds them up with the overall gains.
+
+    Raises:
+      ValueError: shapes that differ, aren't [batch, n], have another n than the spec, or a batch
+        of 1, whose variance is undefined.
+    """
+    mean, std = _pair(mean, std, "std")
+    if mean.shape[-1] != spec.mean_target.shape[-1]:
+        raise ValueError(
+            f"mean has shape {mean.shape}, but the spec is for n = {spec.mean_target.shape[-1]}"
+        )
+    average, variance = batch_statistics(jnp.stack([mean, std]), spec.eps)
+    spread = jnp.sqrt(variance + spec.variance_eps)
+    location = spec.mean_gain * (average - spec.mean_target) ** 2
+    if spec.form == "squared":
+        dispersion = (spread - spec.spread_target) ** 2
+    else:
+        excess = spec.spread_scale * spread - spec.spread_target  # s - 1
+        excess = excess * (2.0 + excess)  # s² - 1
+        dispersion = excess - jnp.log1p(excess)
+    columns = location + spec.spread_gain * dispersion
+    angles, radius = jnp.sum(columns[:, :-1], axis=1), columns[:, -1]
+    return SphericalTerms(angles[0], radius[0], angles[1], radius[1])
+
+
+def total(terms: SphericalTerms, spec: Spec) -> Array:
+    """Weighted sum of the four terms: what β multiplies in equation (6). Scalar."""
+    return sum(gain * term for gain, term in zip(spec.term_gains, terms, strict=True))
+
+
+def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
+    """Mean and unbiased variance over the batch of every cosine and of the radius.
+
+    With S_k = Σ_{j>=k} x_j², i_k = (S_k + eps)^{-1/2}, c_k = x_k i_k and r = √S_1, the columns are
+    c_1 ... c_{n-1}, r. The derivative is a closed form: with the cotangents ḡ_m and ḡ_v of mean m
+    and variance v, a column's entries have g = ḡ_m/B + 2 ḡ_v/(B-1) (c - m), and::
+
+        dx_i = g_i i_i + x_i (g_r / r - Σ_{k<=i} g_k c_k i_k²),    g_n := 0
+
+    so that one running sum each way is all it takes and nothing of x's size is kept but x. The
+    variance is shifted by the first row: E[c²] - m² would lose every digit where compression goes.
+
+    Args:
+      x: [..., B, n], B >= 2, n >= 2.
+      eps: positive, in squared units of x.
+
+    Returns:
+      mean [..., n] and variance [..., n].
+
+    Raises:
+      ValueError: B < 2 or n < 2.
+    """
+    x = _wide(x)
+    if x.ndim < 2 or min(x.shape[-2:]) < 2:
+        raise ValueError(
+            f"batch statistics need at least 2 rows of 2 coordinates, got shape {x.shape}"
+        )
+    return _batch_statistics(x, jnp.asarray(eps, x.dtype))
+
+
+@jax.custom_vjp
+def _batch_statistics(x, eps):
+    columns, _ = _columns(x, eps)
+    first = columns[..., :1, :]
+    shifted = columns - first
+    count = x.shape[-2]
+    offset = jnp.mean(shifted, axis=-2)
+    variance = (jnp.sum(shifted**2, axis=-2) - count * offset**2) / (count - 1)
+    return first[..., 0, :] + offset, jnp.maximum(variance, 0.0)
+
+
+def _columns(x, eps):
+    """The n - 1 cosines and, as the n-th column, the radius; and the inverse tails i_k."""
+    sums = lax.cumsum(x * x, axis=x.ndim - 1, reverse=True)
+    inverse_tails = lax.rsqrt(sums + eps)
+    return _last_column(x * inverse_tails, jnp.sqrt(sums[..., :1])), inverse_tails
+
+
+def _last_column(x, value):
+    is_last = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) == x.shape[-1] - 1
+    return jnp.where(is_last, value, x)
+
+
+def _batch_statistics_forward(x, eps):
+    mean, variance = _batch_statistics(x, eps)
+    return (mean, variance), (x, eps, mean)
+
+
+def _batch_statistics_backward(residuals, cotangents):
+    x, eps, mean = residuals
+    g_mean, g_variance = (g[..., None, :] for g in cotangents)
+    count = x.shape[-2]
+    columns, inverse_tails = _columns(x, eps)
+    g = g_mean / count + 2.0 * g_variance / (count - 1) * (columns - mean[..., None, :])
+    radius = columns[..., -1:]
+    g_radius = jnp.where(radius > 0, g[..., -1:] / jnp.where(radius > 0, radius, 1.0), 0.0)
+    g = _last_column(g, 0.0)
+    # columns holds r, not c_n, in its last place, where g is 0.
+    pulled = lax.cumsum(g * columns * inverse_tails**2, axis=x.ndim - 1)
+    return g * inverse_tails + x * (g_radius - pulled), jnp.zeros_like(eps)
+
+
+_batch_statistics.defvjp(_batch_statistics_forward, _batch_statistics_backward)
+
+
+ANNEALINGS = ("none", "sqrt", "published", "published_drop")
+
+
+@partial(jax.jit, static_argnames="form")
+def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) -> Array:
+    """Factor on β at an epoch counted from 1 (section 4.1).
+
+    Args:
+      epoch: 1, 2, ...
+      form: "sqrt", √(epoch / length) up to 1, constant from epoch `length` on, so that β is the
+        final weight; "published", √epoch + 1, constant from `length` on; "published_drop", the
+        same but 1 after `length` (a later version of the authors' code); "none", 1.
+      length: epochs of annealing.
+
+    Returns:
+      float32, the shape of epoch.
+
+    Raises:
+      ValueError: an unknown form.
+    """
+    epoch = jnp.asarray(epoch, jnp.float32)
+    length = jnp.asarray(length, jnp.float32)
+    grown = jnp.minimum(epoch, length)
+    if form == "sqrt":
+        return jnp.sqrt(grown / length)
+    if form == "published":
+        return jnp.sqrt(grown) + 1.0
+    if form == "published_drop":
+        return jnp.where(epoch <= length, jnp.sqrt(grown) + 1.0, 1.0)
+    if form == "none":
+        return jnp.ones_like(epoch)
+    raise ValueError(f"form must be one of {', '.join(ANNEALINGS)}, got {form!r}")
+
+
+def _wide(x: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _pair(mean: ArrayLike, other: ArrayLike, name: str) -> tuple[Array, Array]:
+    mean, other = _wide(mean), _wide(other)
+    if mean.ndim != 2 or mean.shape != other.shape:
+        raise ValueError(
+            f"mean and {name} must both be [batch, n], got {mean.shape} and {other.shape}"
+        )
+    return mean, other
+
+
+def _diagonal(n: int) -> Array:
+    if n < 2:
+        raise ValueError(f"n must be at least 2, got {n}")
+    return diagonal_cosines(n)
+
+
+def _compressed(compression: str, diagonal: Array) -> ArrayLike:
+    if compression not in COMPRESSIONS:
+        raise ValueError(
+            f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}"
+        )
+    return {"full": 1.0, "half": diagonal, "none": 0.0}[compression]
+
+
+def _rows(mean, std, n: int) -> Array:
+    """[2, n] from the (angles, radius) of μ and of σ."""
+
+    def row(angles, radius):
+        angles = jnp.broadcast_to(jnp.asarray(angles, jnp.float32), (n - 1,))
+        return jnp.append(angles, jnp.asarray(radius, jnp.float32))
+
+    return jnp.stack([row(*mean), row(*std)])

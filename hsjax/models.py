@@ -1,0 +1,173 @@
+"""The ResNet VAE: encoder, decoder and the step between them (paper, section 4.1)."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from hsjax import coordinates
+
+
+class Latent(NamedTuple):
+    """What the encoder says of an image: μ and log σ², [batch, n] each, float32."""
+
+    mean: Array
+    log_variance: Array
+
+    @property
+    def std(self) -> Array:
+        """σ, [batch, n]."""
+        return jnp.exp(0.5 * self.log_variance)
+
+
+def _convolution(inputs: int, outputs: int, size: int, dtype, rngs, *, bias=False) -> nnx.Conv:
+    return nnx.Conv(
+        inputs, outputs, (size, size), padding="SAME", use_bias=bias, dtype=dtype, rngs=rngs
+    )
+
+
+def _normalisation(features: int, dtype, rngs) -> nnx.BatchNorm:
+    # momentum 0.9 here is PyTorch's default 0.1; statistics stay float32 whatever the dtype.
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+
+def _activation(x: Array) -> Array:
+    return nnx.leaky_relu(x, 0.2)
+
+
+def _halve(x: Array) -> Array:
+    return nnx.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def _double(x: Array) -> Array:
+    """Nearest-neighbour upsampling, [B, H, W, C] -> [B, 2H, 2W, C]."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)
+
+
+class Block(nnx.Module):
+    """Two 3×3 convolutions beside a skip, which is a 1×1 convolution when the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, dtype, *, rngs: nnx.Rngs):
+        self.conv1 = _convolution(inputs, outputs, 3, dtype, rngs)
+        self.norm1 = _normalisation(outputs, dtype, rngs)
+        self.conv2 = _convolution(outputs, outputs, 3, dtype, rngs)
+        self.norm2 = _normalisation(outputs, dtype, rngs)
+        self.skip = _convolution(inputs, outputs, 1, dtype, rngs) if inputs != outputs else None
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """[B, H, W, inputs] -> [B, H, W, outputs]."""
+        y = _activation(self.norm1(self.conv1(x), use_running_average=not train))
+        y = self.norm2(self.conv2(y), use_running_average=not train)
+        return _activation(y + (x if self.skip is None else self.skip(x)))
+
+
+def _blocks(widths, dtype, rngs) -> nnx.List:
+    return nnx.List([Block(a, b, dtype, rngs=rngs) for a, b in itertools.pairwise(widths)])
+
+
+class Encoder(nnx.Module):
+    """Images to μ and log σ²: a 5×5 convolution, then a residual block and a halving per stage."""
+
+    def __init__(self, shape, latent_dim: int, stages, dtype, *, rngs: nnx.Rngs):
+        height, width, channels = shape
+        scale = 2 ** len(stages)
+        features = height // scale * (width // scale) * stages[-1]
+        self.stem = _convolution(channels, stages[0], 5, dtype, rngs)
+        self.norm = _normalisation(stages[0], dtype, rngs)
+        self.blocks = _blocks(stages, dtype, rngs)
+        self.last = Block(stages[-1], stages[-1], dtype, rngs=rngs)
+        self.head = nnx.Linear(features, 2 * latent_dim, rngs=rngs)
+
+    def __call__(self, x: Array, *, train: bool) -> Latent:
+        """[B, H, W, C] -> [B, n] twice."""
+        x = _halve(_activation(self.norm(self.stem(x), use_running_average=not train)))
+        for block in self.blocks:
+            x = _halve(block(x, train=train))
+        x = self.last(x, train=train)
+        x = self.head(x.reshape(x.shape[0], -1).astype(jnp.float32))
+        return Latent(*jnp.split(x, 2, axis=-1))
+
+
+class Decoder(nnx.Module):
+    """Latents to images in [0, 1]: the encoder's stages backwards, with doublings."""
+
+    def __init__(self, shape, latent_dim: int, stages, dtype, *, rngs: nnx.Rngs):
+        height, width, channels = shape
+        scale = 2 ** len(stages)
+        self.small = (height // scale, width // scale, stages[-1])
+        features = math.prod(self.small)
+        self.dtype = dtype
+        self.head = nnx.Linear(latent_dim, features, rngs=rngs)
+        self.norm = _normalisation(features, dtype, rngs)
+        widths = [stages[-1], *reversed(stages)]
+        self.blocks = _blocks(widths, dtype, rngs)
+        self.last = Block(stages[0], stages[0], dtype, rngs=rngs)
+        self.out = _convolution(stages[0], channels, 5, dtype, rngs, bias=True)
+
+    def __call__(self, z: Array, *, train: bool) -> Array:
+        """[B, n] -> [B, H, W, C]."""
+        x = self.head(z).astype(self.dtype)
+        x = _activation(self.norm(x, use_running_average=not train))
+        x = x.reshape(-1, *self.small)
+        for block in self.blocks:
+            x = _double(block(x, train=train))
+        x = self.out(self.last(x, train=train))
+        return nnx.sigmoid(x.astype(jnp.float32))
+
+
+class VAE(nnx.Module):
+    """A ResNet VAE with Gaussian posteriors, for images whose sides 2^stages divides.
+
+    660,995 parameters at latent_dim 128, 882,323 at 200, for 32×32×3 images and the default stages.
+
+    Args:
+      shape: (height, width, channels) of an image.
+      latent_dim: n, >= 2.
+      stages: channels after each halving of the image; as many halvings as entries.
+      dtype: of the convolutions and their activations; parameters, batch statistics, μ, log σ² and
+        the output are float32.
+      project: rescale every z to ‖z‖ = √n before decoding (below equation 8).
+      rngs: for the initial parameters.
+
+    Raises:
+      ValueError: a side that 2^len(stages) does not divide, or latent_dim < 2.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        stages: tuple[int, ...] = (16, 32, 64),
+        dtype=jnp.float32,
+        *,
+        project: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        if any(side % 2 ** len(stages) for side in shape[:2]):
+            raise ValueError(f"shape {tuple(shape)}: sides must be multiples of {2 ** len(stages)}")
+        if latent_dim < 2:
+            raise ValueError(f"latent_dim must be at least 2, got {latent_dim}")
+        self.latent_dim = latent_dim
+        self.project = project
+        self.encoder = Encoder(shape, latent_dim, stages, dtype, rngs=rngs)
+        self.decoder = Decoder(shape, latent_dim, stages, dtype, rngs=rngs)
+
+    def encode(self, images: Array, *, train: bool = False) -> Latent:
+        """[batch, height, width, channels] in [0, 1] -> μ and log σ², [batch, n] each."""
+        return self.encoder(images, train=train)
+
+    def decode(self, z: Array, *, train: bool = False) -> Array:
+        """[batch, n] -> images in [0, 1]; z is rescaled to √n first if the model projects."""
+        return self.decoder(coordinates.project(z) if self.project else z, train=train)
+
+    def __call__(self, images: Array, key: Array, *, train: bool) -> tuple[Latent, Array]:
+        """Encode, sample z = μ + σ ε with the given key, decode: (latent, reconstructions)."""
+        latent = self.encode(images, train=train)
+        noise = jax.random.normal(key, latent.mean.shape)
+        return latent, self.decode(latent.mean + latent.std * noise, train=train)
