@@ -1,5 +1,128 @@
 """What a user can get wrong in a config, said in one line before anything compiles."""
 
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hsjax import losses, samplers
+
+KINDS = ("standard", "cartesian", "spherical")
+# A run may be continued with these changed: no number of a finished epoch depends on them.
+_FREE = ("data.dir", "train.epochs", "train.checkpoint_every", "train.checkpoints_kept")
+
 
 class UserError(ValueError):
     """A mistake the user can mend: its message is one line that says what to do."""
+
+
+def validate(config: ConfigDict) -> None:
+    """Check every field that has a range or a list of choices.
+
+    Raises:
+      UserError: names the field, its value and what it may be.
+    """
+    loss, model, train = config.loss, config.model, config.train
+    for field, value, choices in (
+        ("model.dtype", model.dtype, ("float32", "bfloat16")),
+        ("loss.kind", loss.kind, KINDS),
+        ("loss.annealing", loss.annealing, losses.ANNEALINGS),
+        ("loss.spec", loss.spec, ("paper", "published")),
+        ("loss.compression", loss.compression, losses.COMPRESSIONS),
+        ("train.loop", train.loop, ("auto", "scan", "steps")),
+        ("sample.sampler", config.sample.sampler, tuple(samplers.SAMPLERS)),
+        ("sample.fit_split", config.sample.fit_split, ("train", "test")),
+    ):
+        if value not in choices:
+            raise UserError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
+    for field, value, least in (
+        ("seed", config.seed, 0),
+        ("model.latent_dim", model.latent_dim, 2),
+        ("train.epochs", train.epochs, 1),
+        ("train.batch_size", train.batch_size, 2),
+        ("train.checkpoint_every", train.checkpoint_every, 1),
+        ("train.checkpoints_kept", train.checkpoints_kept, 1),
+        ("loss.annealing_epochs", loss.annealing_epochs, 1),
+        ("evaluate.neighbours", config.evaluate.neighbours, 1),
+        ("loss.beta", loss.beta, 0),
+        ("loss.angle_gain", loss.angle_gain, 0),
+        ("loss.radius_gain", loss.radius_gain, 0),
+        ("train.gradient_clip", train.gradient_clip, 0),
+    ):
+        if not least <= value < float("inf"):
+            raise UserError(f"{field} is {value}: it must be at least {least}")
+    for field, value in (
+        ("train.learning_rate", train.learning_rate),
+        ("train.decay_factor", train.decay_factor),
+        ("loss.eps", loss.eps),
+        ("loss.variance_eps", loss.variance_eps),
+    ):
+        if not 0 < value < float("inf"):
+            raise UserError(f"{field} is {value}: it must be positive")
+    for field, value in (
+        ("model.stages", model.stages),
+        ("train.decay_epochs", train.decay_epochs),
+    ):
+        if not all(type(v) is int and v > 0 for v in value):
+            raise UserError(f"{field} is {tuple(value)}: it must hold positive whole numbers")
+    if not model.stages:
+        raise UserError("model.stages is empty: give the channels of at least one stage")
+
+
+def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
+    """Create the workdir, or check that the run it holds is of this config.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      UserError: the folder can't be written, or holds a run of another config (the fields that
+        differ are named).
+    """
+    path = Path(workdir).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(
+            f"workdir {path} can't be written ({error.strerror}): choose another --workdir"
+        ) from error
+    file = path / "config.json"
+    try:
+        existing = json.loads(file.read_text()) if file.exists() else config.to_dict()
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
+    if differing := _differences(existing, config.to_dict()):
+        raise UserError(
+            f"{path} holds a run of another config ({'; '.join(differing)}): "
+            "choose another --workdir, or remove that folder"
+        )
+    return path
+
+
+def write_json(path: Path, tree: dict) -> None:
+    """Write a small JSON file so that a reader sees all of it or the one before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(tree, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    old, new = _flat(old), _flat(new)
+    return [
+        f"{field} is {new.get(field)!r}, there {old.get(field)!r}"
+        for field in sorted(old.keys() | new.keys())
+        if field not in _FREE and old.get(field) != new.get(field)
+    ]

@@ -10,7 +10,7 @@ import secrets
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,62 +169,78 @@ def _load_tfds(name: str, directory: str) -> Dataset:
         directory = os.path.abspath(os.path.expanduser(directory))
     with _quiet():
         builder = _prepared_builder(name, directory)
-        info, source = builder.info, f"{name} in {builder.data_path}"
-        splits = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
-        if missing := sorted(set(splits.values()) - set(info.splits)):
-            has = ", ".join(info.splits) or "none"
-            raise UserError(f"{source}: no {missing[0]} split (it has {has}): choose another set")
-        key = {
-            "set": info.full_name,
-            "splits": {split: info.splits[split].num_examples for split in splits.values()},
-            "info": hashlib.sha256(
-                (builder.data_path / "dataset_info.json").read_bytes()
-            ).hexdigest(),
-        }
-    return _cached(
-        name,
-        builder,
-        json.dumps(key),
-        lambda: _checked(name, source, _decode(builder, splits, source)),
-    )
+    info, folder = builder.info, builder.data_path
+    splits = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
+    for split in splits.values():
+        if split not in info.splits:
+            raise UserError(f"{name} in {folder} has no {split} split: choose another set")
+    key = {
+        "set": info.full_name,
+        "splits": {ours: info.splits[theirs].num_examples for ours, theirs in splits.items()},
+        "info": hashlib.sha256((folder / "dataset_info.json").read_bytes()).hexdigest(),
+    }
+    caches = _cache_paths(info.full_name, Path(folder))
+    for path in filter(Path.exists, caches):
+        try:
+            arrays = _read_npz(path, ("key", *_ARRAYS))
+            if str(arrays.pop("key", "")) == json.dumps(key):
+                return _checked(name, str(path), arrays)
+        except UserError:
+            pass
+        absl_logging.warning("%s is damaged or out of date: decoding %s again", path, name)
+    with _quiet():
+        arrays = _decode(builder, splits, f"{name} in {folder}")
+    dataset = _checked(name, f"{name} in {folder}", arrays)
+    keep = {array: getattr(dataset, array) for array in arrays}
+    for path in caches:
+        try:
+            _write_npz(path, {"key": np.array(json.dumps(key)), **keep})
+            break
+        except (OSError, ValueError) as error:  # read-only, full, or zipfile's word for full
+            failure = _reason(error)
+    else:
+        absl_logging.warning(
+            "the decoded images of %s could not be kept (%s): the next run decodes them again",
+            *(name, failure if caches else "no folder to write to"),
+        )
+    return dataset
 
 
 def _prepared_builder(name: str, directory: str) -> Any:
     """The tfds builder of a set that is on disk, after preparing it if that can be done here."""
-    import tensorflow_datasets as tfds  # not at the top: `import hsjax` stays light
+    import tensorflow_datasets as tfds  # not at the top, so that `import hsjax` stays light
 
-    def builder(**options: str) -> Any:
+    def build(**options: str) -> Any:
         try:
             return tfds.builder(name, data_dir=directory or None, **options)
         except tfds.core.DatasetNotFoundError as error:
-            where = directory or os.path.abspath(os.path.expanduser(tfds.core.constants.DATA_DIR))
             raise UserError(
-                f"data.name={name!r} is not known, nor prepared in {where}: choose {_KNOWN}"
+                f"no data set {name!r}{f' in {directory}' * bool(directory)}: data.name is {_KNOWN}"
             ) from error
         except Exception as error:  # a wrong version or config, a damaged dataset_info.json
             raise UserError(
-                f"data.name={name!r} cannot be opened ({_reason(error)}): choose {_KNOWN}"
+                f"cannot open data set {name!r} ({_reason(error)}): data.name is {_KNOWN}"
             ) from error
 
-    found = builder()
-    if found.is_prepared():
-        return found
+    builder = build()
+    if builder.is_prepared():
+        return builder
+    where = f"{name} is not prepared in {builder.data_path}"
     if not _has_tensorflow():
         raise UserError(
-            f"{name} is not prepared in {os.path.abspath(found.data_path)}: on a machine with a "
-            "network, `pip install 'hsjax[data]'` and run again to download and prepare it, "
-            "or copy a prepared folder and pass --config.data.dir=DIR"
+            f"{where}: `pip install 'hsjax[data]'` and run again on a machine with a network to "
+            "download and prepare it, or copy a prepared folder and pass --config.data.dir=DIR"
         )
     try:
         _hide_gpus_from_tensorflow()
-        found = builder(file_format="array_record")  # the format that reads without TensorFlow
-        found.download_and_prepare()
+        builder = build(file_format="array_record")  # the format that reads without TensorFlow
+        builder.download_and_prepare()
     except Exception as error:
         raise UserError(
-            f"{name} cannot be prepared in {found.data_path} ({_reason(error)}): "
-            "mend that, or copy a prepared folder and pass --config.data.dir=DIR"
+            f"{where}, and preparing it failed ({_reason(error)}): mend that and run again, "
+            "or copy a prepared folder and pass --config.data.dir=DIR"
         ) from error
-    return found
+    return builder
 
 
 def _has_tensorflow() -> bool:
@@ -234,27 +250,152 @@ def _has_tensorflow() -> bool:
 def _hide_gpus_from_tensorflow() -> None:
     import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")  # or it takes the memory that JAX needs
+    tf.config.set_visible_devices([], "GPU")  # it would take the memory that JAX needs
 
 
 def _decode(builder: Any, splits: dict[str, str], source: str) -> dict[str, np.ndarray]:
     """The arrays of a prepared set, decoded image by image."""
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
-    image = features.get("image") if isinstance(features, tfds.features.FeaturesDict) else None
+    info, features = builder.info, builder.info.features
+    features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise UserError(f"{source}: it has no uint8 'image' in each example: choose an image set")
-    has_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
-    arrays, total = {}, sum(builder.info.splits[split].num_examples for split in splits.values())
-    done = 0
-    for ours, theirs in splits.items():
-        try:
+        raise UserError(f"{source} has no uint8 feature 'image': choose an image set")
+    with_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
+    arrays, done = {}, 0
+    total = sum(info.splits[split].num_examples for split in splits.values())
+    try:
+        for ours, theirs in splits.items():
             records = builder.as_data_source(split=theirs)
-            count = len(records)
-            for start in range(0, count, _CHUNK):
-                _progress(f"reading {builder.info.full_name}: {done}/{total}")
-                ...
-        except NotImplementedError as error:
-            ...
+            images, labels = [], []
+            for start in range(0, len(records), _CHUNK):
+                keys = range(start, min(start + _CHUNK, len(records)))
+                for example in records.__getitems__(keys):
+                    images.append(example["image"])
+                    labels.append(example["label"] if with_labels else -1)
+                    if images[-1].shape != images[0].shape:
+                        raise UserError(
+                            f"{source} has images of {images[0].shape} and {images[-1].shape}: "
+                            "choose a set whose images have one size, or save yours as an .npz"
+                        )
+                done += len(keys)
+                if sys.stderr.isatty():
+                    print(f"\rreading {info.full_name}: {done}/{total}", end="", file=sys.stderr)
+            arrays[f"{ours}_images"] = np.array(images)
+            arrays[f"{ours}_labels"] = np.array(labels)
+    except UserError:
+        raise
+    except NotImplementedError as error:
+        raise UserError(
+            f"{source} is prepared as {info.file_format.value}, which TensorFlow alone reads: "
+            "pass another folder as --config.data.dir=DIR to prepare it there as array_record"
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"{source} is damaged ({_reason(error)}): delete that folder and prepare the set again"
+        ) from error
+    finally:
+        if done and sys.stderr.isatty():
+            print(file=sys.stderr)
+    if any(np.any(arrays[f"{split}_labels"] < 0) for split in splits):  # tfds' mark for no label
+        del arrays["train_labels"], arrays["test_labels"]
     return arrays
+
+
+def _cache_paths(full_name: str, folder: Path) -> list[Path]:
+    """Where a set's decoded arrays may be kept, best first: beside it, else in the user's cache."""
+    root = Path(os.path.abspath(folder.parents[full_name.count("/")]))
+    stem = f"hsjax-{full_name.replace('/', '-')}"
+    paths = [root / f"{stem}.npz"] if root.is_dir() else []  # a bucket is no place to write to
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(user):  # it is not where there is no home
+        of_root = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        paths.append(Path(user, "hsjax", f"{stem}-{of_root}.npz"))
+    return paths
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes all of the file or none of it, whatever happens midway."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches show each of `count` images at least once: their quotient, rounded up.
+
+    Raises:
+      UserError: the batch is smaller than 2 or larger than the set.
+    """
+    if batch_size < 2:
+        raise UserError(f"train.batch_size={batch_size}: make it 2 or more, for batch statistics")
+    if batch_size > count:
+        raise UserError(
+            f"train.batch_size={batch_size}: the set has {count} images, so at most that"
+        )
+    return -(-count // batch_size)
+
+
+def epoch_order(key: Array, count: int, batch_size: int) -> Array:
+    """Indices of an epoch's batches, int32 [steps, batch_size].
+
+    A random permutation of the images, cut into batches. Where batch_size does not divide count,
+    the last batch is completed with the permutation's first images, so that batches have one
+    shape and no image is left out.
+
+    Raises:
+      UserError: as steps_per_epoch.
+    """
+    steps = steps_per_epoch(count, batch_size)
+    order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
+    return jnp.concatenate([order, order[: steps * batch_size - count]]).reshape(steps, batch_size)
+
+
+def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (indices int32 [batch_size], mask bool [batch_size]), each image once, in order.
+
+    The last batch is completed with image 0, masked out (False).
+    """
+    for start in range(0, count, batch_size):
+        indices = np.arange(start, start + batch_size, dtype=np.int32)
+        mask = indices < count
+        yield np.where(mask, indices, np.int32(0)), mask
+
+
+def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> Array:
+    """Turns uint8 images [..., height, width, channels] into float32 in [0, 1].
+
+    With flip, each image is mirrored left to right with probability 1/2, which needs a key.
+    """
+    images = jnp.asarray(images)
+    if flip:
+        if key is None:
+            raise ValueError("prepare: pass a key with flip=True")
+        mirrored = jax.random.bernoulli(key, shape=images.shape[:-3])[..., None, None, None]
+        images = jnp.where(mirrored, images[..., ::-1, :], images)
+    return images.astype(jnp.float32) * np.float32(1 / 255)  # jit rounds a division otherwise
+
+
+def pad(images: Array, multiple: int) -> Array:
+    """Zeros around [..., H, W, C] so that `multiple` divides H and W; an odd one goes after."""
+    images = jnp.asarray(images)
+    extra = [-size % multiple for size in images.shape[-3:-1]]
+    widths = [(0, 0)] * (images.ndim - 3) + [(e // 2, e - e // 2) for e in extra] + [(0, 0)]
+    return jnp.pad(images, widths)
+
+
+def crop(images: Array, height: int, width: int) -> Array:
+    """The middle [..., height, width, C] of padded images: undoes `pad`."""
+    top, left = (images.shape[-3] - height) // 2, (images.shape[-2] - width) // 2
+    if min(top, left) < 0:
+        raise ValueError(f"crop: {height}x{width} is larger than images of {images.shape}")
+    return images[..., top : top + height, left : left + width, :]

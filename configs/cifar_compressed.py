@@ -1,0 +1,15 @@
+"""x"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar_standard
+
+
+def get_config() -> ConfigDict:
+    config = cifar_standard.get_config()
+    config.model.project = True
+    config.loss.kind = "spherical"
+    config.loss.angle_gain = 10.0
+    config.loss.annealing = "sqrt"
+    config.sample.sampler = "projected_gaussian"
+    return config

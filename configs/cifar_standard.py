@@ -1,0 +1,13 @@
+"""x"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.model.latent_dim = 200
+    return config

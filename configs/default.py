@@ -1,0 +1,70 @@
+"""Every field of a run, with its meaning, unit and source. The other configs change a few.
+
+A field is set on the command line with its dotted name: --config.model.latent_dim=64
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of initial parameters, data order, flips, noise and samples
+
+    config.data = data = ConfigDict()
+    # "digits" (bundled), a path to an .npz, or the name of a tensorflow-datasets image set.
+    data.name = "digits"
+    # Where tensorflow-datasets finds or prepares sets; "" is its own default.
+    data.dir = ""
+    data.flip = False  # flip each training image left-right with probability 1/2
+
+    config.model = model = ConfigDict()
+    model.latent_dim = 128  # n, the number of latent coordinates
+    model.stages = (16, 32, 64)  # channels after each halving of the image
+    model.dtype = "float32"  # of the convolutions: float32 or bfloat16
+    model.project = False  # rescale z to ‖z‖ = √n before decoding (below equation 8)
+
+    config.loss = loss = ConfigDict()
+    # Regulariser: "standard" (1), "cartesian" (3), "spherical" (4)(5).
+    loss.kind = "standard"
+    loss.beta = 1.0  # gain β of the regulariser (2)(6)
+    # Growth of β: "none", "sqrt" (√(epoch/length)), "published" (√epoch + 1), "published_drop".
+    loss.annealing = "none"
+    loss.annealing_epochs = 100  # length of the growth (section 4.1)
+    # After the first epoch, β is relative to that epoch's MSE / regulariser (published code).
+    loss.relative_beta = False
+    # The remaining fields belong to the spherical kind.
+    loss.spec = "paper"  # "paper" (4)(5), squared; "published", the authors' code
+    # Target of the mean cosines of μ: "full" 1, "half" the diagonal's, "none" 0 (7).
+    loss.compression = "full"
+    # Of the paper spec alone; the published code fixes these.
+    loss.mean_target = placeholder(float)  # instead of compression, one target for all cosines
+    loss.spread_target = placeholder(float)  # of the cosines of μ; unset, the prior's 1/√(n-k+1)
+    loss.angle_gain = 1.0  # overall gain of the angle terms (4)
+    loss.radius_gain = 1.0  # overall gain of the radius terms (5)
+    loss.eps = 1e-3  # added to squared tails (published code)
+    loss.variance_eps = 1e-4  # added to batch variances (published code)
+    # Of the published spec alone: factor on the target of σ's radius (a later version: 0.001).
+    loss.std_radius = 1.0
+
+    config.train = train = ConfigDict()
+    train.epochs = 300  # (section 4.1)
+    train.batch_size = 200  # images (section 3)
+    train.learning_rate = 2e-4  # of Adam (published code)
+    train.decay_epochs = (280,)  # epochs after which the learning rate is multiplied
+    train.decay_factor = 0.5  # by this
+    train.gradient_clip = 0.0  # global gradient norm above which gradients are scaled; 0 is off
+    train.checkpoint_every = 10  # epochs
+    train.checkpoints_kept = 3  # the newest ones
+    # One program per epoch ("scan", GPU and TPU) or per step ("steps", CPU); "auto" chooses.
+    train.loop = "auto"
+
+    config.sample = sample = ConfigDict()
+    # Where new latents come from: see hsjax/samplers.py.
+    sample.sampler = "prior"
+    sample.fit_split = "train"  # split whose embeddings the sampler is fitted to: train or test
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.neighbours = 5  # k of the k-NN accuracy
+
+    return config

@@ -1,0 +1,14 @@
+"""x"""
+
+from ml_collections import ConfigDict
+
+from configs import digits_compressed
+
+
+def get_config() -> ConfigDict:
+    config = digits_compressed.get_config()
+    config.model.latent_dim = 8
+    config.model.stages = (4, 8)
+    config.train.epochs = 2
+    config.train.checkpoint_every = 1
+    return config

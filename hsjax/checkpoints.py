@@ -1,0 +1,101 @@
+"""Checkpoints of a run: a thin layer over orbax that knows a damaged one before it reads it."""
+
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+_SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
+
+
+class Checkpoints:
+    """The newest few states of a run, in `folder`, by step; use it in a `with` statement.
+
+    Orbax writes each one to a temporary folder and renames it, so a killed run leaves no half of
+    one. A file damaged later (a full disk, a broken copy) is found by its SHA-256: orbax reads
+    some damage as numbers.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = Path(folder).absolute()
+        # Orbax reports its housekeeping at warning level.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=False
+            ),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, oldest first, good or not."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any) -> None:
+        """Write a pytree of arrays as the checkpoint of this step, unless there is one."""
+        if step in self.steps():
+            return
+        self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
+        folder = self.folder / str(step)
+        (folder / _SUMS).write_text(json.dumps(_sums(folder)))
+
+    def restore(self, like: Any) -> Any | None:
+        """The newest good state, or None if there is none.
+
+        Damaged checkpoints are moved to `<folder>-damaged`, with a warning.
+
+        Args:
+          like: a state of the same structure; its values don't matter.
+        """
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), _as_dict(like)
+        )
+        for step in reversed(self.steps()):
+            if _is_good(self.folder / str(step)):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about the topology it was saved on
+                    restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+                return jax.tree.unflatten(jax.tree.structure(like), restored.values())
+            aside = self.folder.with_name(f"{self.folder.name}-damaged")
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            shutil.move(self.folder / str(step), aside / str(step))
+            self._manager.reload()
+            logging.getLogger("hsjax").warning(
+                "the checkpoint of step %d is damaged: moved to %s, using the one before it",
+                step,
+                aside,
+            )
+        return None
+
+
+def _as_dict(state: Any) -> dict[str, jax.Array]:
+    """Leaves by path, in the order of the pytree: names that don't depend on its classes."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / _SUMS)
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        return json.loads((folder / _SUMS).read_text()) == _sums(folder)
+    except (OSError, ValueError):
+        return False

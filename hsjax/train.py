@@ -1,0 +1,265 @@
+"""Training as pure functions: (state, batch) -> state, and an epoch of such steps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array, lax
+from ml_collections import ConfigDict
+
+from hsjax import data, losses
+from hsjax.models import VAE, Latent
+
+
+class TrainState(NamedTuple):
+    """All that a run is, between two steps: a checkpoint holds this and nothing else."""
+
+    step: Array  # int32, steps done
+    key: Array  # uint32 [2], never changes: random numbers come from it and the step or epoch
+    params: dict
+    batch_stats: dict
+    optimizer: optax.OptState
+    beta_scale: Array  # 1, or MSE / regulariser of the first epoch (loss.relative_beta)
+    history: dict[str, Array]  # [steps per epoch] each: the terms of the present epoch's steps
+
+
+class Objective(NamedTuple):
+    """The numbers of the loss, as a pytree: runs that differ only in them share one program."""
+
+    beta: Array
+    annealing_epochs: Array
+    spec: losses.Spec | None
+
+
+class Experiment(NamedTuple):
+    """What is fixed during a run: the functions of a config on images of one shape."""
+
+    config: ConfigDict
+    shape: tuple[int, int, int]  # of an image as it is in the data: height, width, channels
+    steps: int  # per epoch
+    graph: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    learning_rate: Callable[[int], Array]  # of the step
+
+    def model(self, params: dict, batch_stats: dict) -> VAE:
+        """The VAE with these arrays."""
+        return nnx.merge(self.graph, params, batch_stats)
+
+    def pad(self, images: Array) -> Array:
+        """Images of the data -> images whose sides the model can halve."""
+        return data.pad(images, 2 ** len(self.config.model.stages))
+
+    def crop(self, images: Array) -> Array:
+        """The inverse of `pad`."""
+        return data.crop(images, *self.shape[:2])
+
+
+def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
+    """An experiment and its initial state.
+
+    Args:
+      config: see configs/default.py.
+      shape: (height, width, channels) of the images.
+      count: number of training images.
+
+    Returns:
+      (Experiment, TrainState).
+
+    Raises:
+      UserError: a batch larger than the data.
+    """
+    steps = data.steps_per_epoch(count, config.train.batch_size)
+    padded = data.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
+    params_key, run_key = jax.random.split(jax.random.key(config.seed))
+
+    def initialise():
+        model = VAE(
+            padded,
+            config.model.latent_dim,
+            tuple(config.model.stages),
+            jnp.dtype(config.model.dtype),
+            project=config.model.project,
+            rngs=nnx.Rngs(params_key),
+        )
+        return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+    graph, params, batch_stats = jax.jit(initialise)()
+    params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+    train = config.train
+    learning_rate = optax.piecewise_constant_schedule(
+        train.learning_rate, {epoch * steps: train.decay_factor for epoch in train.decay_epochs}
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
+        optax.adam(learning_rate),
+    )
+    names = ["loss", "mse", "kl", "beta", "learning_rate"]
+    names += losses.SphericalTerms._fields if config.loss.kind == "spherical" else ()
+    state = TrainState(
+        step=jnp.int32(0),
+        key=jax.random.key_data(run_key),
+        params=params,
+        batch_stats=batch_stats,
+        optimizer=optimizer.init(params),
+        beta_scale=jnp.float32(1.0),
+        history={name: jnp.zeros(steps) for name in names},
+    )
+    return Experiment(config, tuple(shape), steps, graph, optimizer, learning_rate), state
+
+
+def objective(config: ConfigDict) -> Objective:
+    """The numbers of a config's loss."""
+    loss, n = config.loss, config.model.latent_dim
+    if loss.kind != "spherical":
+        spec = None
+    elif loss.spec == "published":
+        spec = losses.published_spec(n, loss.compression, std_radius=loss.std_radius)
+    else:
+        spec = losses.paper_spec(
+            n,
+            compression=loss.compression,
+            mean_target=loss.mean_target,
+            spread_target=loss.spread_target,
+            angle_gain=loss.angle_gain,
+            radius_gain=loss.radius_gain,
+            eps=loss.eps,
+            variance_eps=loss.variance_eps,
+        )
+    tree = Objective(loss.beta, loss.annealing_epochs, spec)
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def regulariser(kind: str, latent: Latent, spec: losses.Spec | None) -> dict[str, Array]:
+    """The regulariser "kl", and its parts by name where it has any: scalars."""
+    if kind == "standard":
+        return {"kl": losses.gaussian_kl(*latent)}
+    if kind == "cartesian":
+        return {"kl": losses.cartesian_kl(latent.mean, latent.std)}
+    terms = losses.spherical_kl(latent.mean, latent.std, spec)
+    return {"kl": losses.total(terms, spec), **terms._asdict()}
+
+
+def train_step(
+    experiment: Experiment, objective: Objective, state: TrainState, images: Array
+) -> TrainState:
+    """One step of Adam on MSE + β regulariser, equations (2) and (6).
+
+    Args:
+      experiment: of this run (static).
+      objective: of this run.
+      state: before the step.
+      images: uint8 [batch, height, width, channels].
+
+    Returns:
+      The state after it, with the terms of this step in its history.
+    """
+    loss_config = experiment.config.loss
+    step_key, _ = jax.random.split(jax.random.wrap_key_data(state.key))
+    flip_key, noise_key = jax.random.split(jax.random.fold_in(step_key, state.step))
+    images = data.prepare(images, flip_key, flip=experiment.config.data.flip)
+    growth = losses.annealing(
+        state.step // experiment.steps + 1,
+        form=loss_config.annealing,
+        length=objective.annealing_epochs,
+    )
+    beta = objective.beta * state.beta_scale * growth
+
+    def loss_of(params):
+        model = experiment.model(params, state.batch_stats)
+        latent, output = model(experiment.pad(images), noise_key, train=True)
+        mse = losses.squared_error(images, experiment.crop(output))
+        parts = regulariser(loss_config.kind, latent, objective.spec)
+        loss = mse + beta * parts["kl"]
+        batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return loss, (batch_stats, {"loss": loss, "mse": mse, **parts})
+
+    gradients, (batch_stats, terms) = jax.grad(loss_of, has_aux=True)(state.params)
+    updates, optimizer = experiment.optimizer.update(gradients, state.optimizer, state.params)
+    terms |= {"beta": beta, "learning_rate": experiment.learning_rate(state.step)}
+    index = state.step % experiment.steps
+    return state._replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        optimizer=optimizer,
+        history={name: row.at[index].set(terms[name]) for name, row in state.history.items()},
+    )
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a run; each donates the state it is given."""
+
+    order: Callable  # state -> int32 [steps, batch]: which images make up the epoch's batches
+    step: Callable  # (objective, state, images, order) -> state after the next batch of the epoch
+    epoch: Callable  # (objective, state, images, order[k:]) -> state after all these batches
+
+
+def programs(experiment: Experiment, count: int) -> Programs:
+    """Jit the parts of an epoch over `count` training images resident on the device."""
+    batch_size = experiment.config.train.batch_size
+
+    def order(state):
+        _, epoch_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        epoch = state.step // experiment.steps
+        return data.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
+
+    def step(objective, state, images, order):
+        batch = images[order[state.step % experiment.steps]]
+        return train_step(experiment, objective, state, batch)
+
+    def epoch(objective, state, images, order):
+        def body(state, indices):
+            return train_step(experiment, objective, state, images[indices]), None
+
+        return lax.scan(body, state, order)[0]
+
+    return Programs(
+        order=jax.jit(order),
+        step=jax.jit(step, donate_argnums=1),
+        epoch=jax.jit(epoch, donate_argnums=1),
+    )
+
+
+def runs_scan(config: ConfigDict) -> bool:
+    """Whether an epoch is one scan: XLA's CPU backend runs convolutions in a loop 10x slower."""
+    loop = config.train.loop
+    return jax.default_backend() != "cpu" if loop == "auto" else loop == "scan"
+
+
+def train_epoch(
+    programs: Programs,
+    objective: Objective,
+    state: TrainState,
+    images: Array,
+    *,
+    scan: bool,
+    after_step: Callable[[TrainState], bool] = lambda state: True,
+) -> TrainState:
+    """The rest of the present epoch, from wherever its state stands; the state is donated.
+
+    Args:
+      programs: of this run.
+      objective: of this run.
+      state: with step % steps batches of the epoch done.
+      images: uint8 [count, height, width, channels], on the device.
+      scan: one program for all batches (GPU, TPU) instead of one call a batch.
+      after_step: called after each batch, or once after a scan; False ends the epoch early.
+
+    Returns:
+      The state at the end of the epoch, or where after_step ended it.
+    """
+    order = programs.order(state)
+    done = int(state.step) % len(order)
+    if scan:
+        state = programs.epoch(objective, state, images, order[done:])
+        after_step(state)
+        return state
+    for _ in range(done, len(order)):
+        state = programs.step(objective, state, images, order)
+        if not after_step(state):
+            break
+    return state

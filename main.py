@@ -1,0 +1,61 @@
+"""Train or evaluate a run: python main.py --config=configs/digits_compressed.py."""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/default.py", "File of the run's config; --config.FIELD=VALUE changes a field"
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config name> if not given")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the command line; a mistake is one line and exit status 2."""
+    try:
+        rest = FLAGS(argv)
+        if rest[1:]:
+            raise flags.Error(f"unexpected argument {rest[1]!r}: fields are --config.FIELD=VALUE")
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(error, 2)
+
+
+def main(_) -> None:
+    """Run the mode; a user's mistake is one line and exit status 2."""
+    import jax
+
+    from hsjax import experiment
+    from hsjax.config import UserError
+
+    # A second start skips most of the compilation.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "hsjax" / "xla"))
+
+    name = Path(FLAGS["config"].config_filename).stem
+    workdir = WORKDIR.value or str(Path("runs") / name)
+    run = {"train": experiment.train_and_evaluate, "evaluate": experiment.evaluate}[MODE.value]
+    try:
+        run(CONFIG.value, workdir)
+    except UserError as error:
+        _fail(error, 2)
+    except experiment.Diverged as error:
+        _fail(error, 1)
+    except experiment.Interrupted as stop:
+        print(stop)
+        sys.exit(128 + stop.signal)
+
+
+def _fail(error: Exception, status: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

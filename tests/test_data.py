@@ -1,0 +1,542 @@
+"""Every data set comes back whole or as one clear line; batches show each image."""
+
+import io
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsjax import data
+from hsjax.config import UserError
+
+_SPLITS = {"train": 7, "test": 3}
+
+
+def _images(count, shape=(5, 4, 3), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def _arrays():
+    return {
+        "train_images": _images(7),
+        "train_labels": np.arange(7),
+        "test_images": _images(3, seed=1),
+        "test_labels": np.arange(3),
+    }
+
+
+def _same(a, b):
+    for x, y in zip(a[1:], b[1:], strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
+def _fails(match, name, directory=""):
+    """One line of UserError, which the pattern finds."""
+    with pytest.raises(UserError, match=match) as caught:
+        data.load(str(name), str(directory))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- digits ---------------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns_split_in_five():
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    digits = data.load("digits")
+    assert digits.name == "digits"
+    assert digits.train_images.shape == (1437, 8, 8, 1)
+    assert digits.test_images.shape == (360, 8, 8, 1)
+    assert digits.train_images.dtype == digits.test_images.dtype == np.uint8
+    assert digits.train_labels.dtype == digits.test_labels.dtype == np.int32
+    assert set(digits.train_labels) == set(digits.test_labels) == set(range(10))
+    assert digits.train_images.max() == 255
+    np.testing.assert_array_equal(digits.test_labels, source.target[::5])
+    joined = np.empty((1797, 8, 8), np.uint8)  # both splits put back: each image exactly once
+    test = np.arange(1797) % 5 == 0
+    joined[test], joined[~test] = digits.test_images[..., 0], digits.train_images[..., 0]
+    np.testing.assert_array_equal(np.rint(joined / 255 * 16), source.images)
+
+
+# --- a user's .npz --------------------------------------------------------------------------
+
+
+def test_npz_with_and_without_labels_and_channels(tmp_path):
+    arrays = _arrays()
+    np.savez(tmp_path / "full.npz", **arrays)
+    full = data.load(str(tmp_path / "full.npz"))
+    np.testing.assert_array_equal(full.train_images, arrays["train_images"])
+    np.testing.assert_array_equal(full.test_labels, arrays["test_labels"])
+    assert full.train_labels.dtype == np.int32
+    grey = {k: v[..., 0] for k, v in arrays.items() if "images" in k}
+    np.savez_compressed(tmp_path / "grey.npz", **grey)
+    loaded = data.load(str(tmp_path / "grey.npz"))
+    assert loaded.train_images.shape == (7, 5, 4, 1)
+    assert loaded.train_labels is None
+    assert loaded.test_labels is None
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"train_images": None}, "train_images is missing"),
+        ({"test_images": None}, "test_images is missing"),
+        ({"train_images": _images(7) / 255}, "train_images is float64: convert it to uint8"),
+        ({"test_images": _images(3).astype(np.int64)}, "test_images is int64"),
+        ({"train_images": _images(7)[..., 0, 0]}, r"train_images has shape \(7, 5\)"),
+        ({"train_images": _images(7)[None]}, r"train_images has shape \(1, 7"),
+        ({"train_images": _images(0), "train_labels": np.zeros(0, int)}, "train_images is empty"),
+        ({"test_images": _images(3, (5, 0, 3))}, "test_images is empty"),
+        ({"test_images": _images(3, (4, 4, 3))}, r"\(5, 4, 3\) and test_images \(4, 4, 3\)"),
+        ({"train_labels": np.arange(6)}, r"train_labels has shape \(6,\).*\(7,\)"),
+        ({"train_labels": np.zeros((7, 10), int)}, r"train_labels has shape \(7, 10\)"),
+        ({"test_labels": np.ones(3)}, "test_labels is float64: convert it to integers"),
+        ({"test_labels": np.array(["a", "b", "c"])}, "test_labels is <U1"),
+        ({"test_labels": np.array([0, -1, 2])}, "test_labels leaves"),
+        ({"test_labels": np.array([0, 2**31, 2])}, "test_labels leaves"),
+        ({"test_labels": None}, "test_labels is missing: give labels to both"),
+        ({"train_labels": None}, "train_labels is missing: give labels to both"),
+        ({"train_images": np.array([{}], object)}, "train_images cannot be read .*allow_pickle"),
+        ({"train_labels": np.array([{}] * 7, object)}, "train_labels cannot be read"),
+    ],
+)
+def test_npz_with_a_wrong_array_is_one_line(tmp_path, change, match):
+    arrays = {k: v for k, v in (_arrays() | change).items() if v is not None}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    assert str(tmp_path / "mine.npz") in _fails(match, tmp_path / "mine.npz")
+
+
+def test_npz_that_is_no_file_or_no_zip_is_one_line(tmp_path):
+    _fails("none.npz: no such file", tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    _fails("text.npz: not a whole .npz", tmp_path / "text.npz")
+    (tmp_path / "empty.npz").touch()
+    _fails("empty.npz: not a whole .npz", tmp_path / "empty.npz")
+    (tmp_path / "dir.npz").mkdir()
+    _fails("dir.npz: not a whole .npz", tmp_path / "dir.npz")
+    with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
+        archive.writestr("train_images.npy", b"no array")
+    _fails("other.npz: train_images cannot be read", tmp_path / "other.npz")
+
+
+def _as_bytes(save=np.savez):
+    file = io.BytesIO()
+    save(file, **_arrays())
+    return file.getvalue()
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_npz_damaged_anywhere_is_read_right_or_refused(draw):
+    whole = _as_bytes(draw.draw(st.sampled_from([np.savez, np.savez_compressed])))
+    at = draw.draw(st.integers(0, len(whole) - 1))
+    if draw.draw(st.booleans()):
+        damaged = whole[:at]
+    else:
+        damaged = whole[:at] + bytes([whole[at] ^ draw.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    try:
+        arrays = data._read_npz(io.BytesIO(damaged))
+    except UserError:
+        return
+    for name, array in arrays.items():  # a damaged name hides an array, which _checked reports
+        np.testing.assert_array_equal(array, _arrays()[name])
+
+
+# --- tensorflow-datasets --------------------------------------------------------------------
+
+
+def _prepare(folder, *, features=None, examples=None, file_format="array_record"):
+    """Writes the prepared set folder (name/version) by hand, as tfds would with TensorFlow."""
+    with data._quiet():
+        import tensorflow_datasets as tfds
+        from array_record.python.array_record_module import ArrayRecordWriter
+        from tensorflow_datasets.proto import tf_example_pb2
+
+    if features is None:
+        features = {
+            "image": tfds.features.Image(shape=(5, 4, 3)),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+    if examples is None:
+        arrays = _arrays()
+        examples = {
+            split: list(zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True))
+            for split in _SPLITS
+        }
+    target = Path(folder)
+    name, version = target.parts[-2:]
+    target.mkdir(parents=True)
+    tfds.features.FeaturesDict(features).save_config(target)
+    info = {"name": name, "version": version, "fileFormat": file_format, "splits": []}
+    for split, records in examples.items():
+        path = target / f"{name}-{split}.{file_format}-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for image, label in records:
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(_png(image))
+            example.features.feature["label"].int64_list.value.append(int(label))
+            writer.write(example.SerializeToString())
+        writer.close()
+        info["splits"].append(
+            {
+                "name": split,
+                "shardLengths": [str(len(records))],
+                "numBytes": str(path.stat().st_size),
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
+    (target / "dataset_info.json").write_text(json.dumps(info))
+
+
+def _png(image):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Where the user's cache falls back to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "hsjax"
+
+
+@pytest.fixture
+def tiny(tmp_path, home):
+    """A folder with one prepared set, "tiny"."""
+    _prepare(tmp_path / "sets" / "tiny" / "1.0.0")
+    return tmp_path / "sets"
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """Counts the times a set is decoded."""
+    calls, decode = [], data._decode
+    monkeypatch.setattr(data, "_decode", lambda *args: calls.append(1) or decode(*args))
+    return calls
+
+
+def _logged(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_tfds_set_is_decoded_once_and_kept_beside_it(tiny, home, decodes, caplog, capfd):
+    first = data.load("tiny", str(tiny))
+    _same(first, ("tiny", *_arrays_as_loaded()))
+    assert [path.name for path in tiny.glob("*.npz")] == ["hsjax-tiny-1.0.0.npz"]
+    assert not home.exists()
+    second = data.load("tiny", str(tiny))
+    _same(first, second)
+    _same(first, data.load("tiny:1.0.0", str(tiny)))
+    assert len(decodes) == 1
+    assert not _logged(caplog)
+    assert capfd.readouterr() == ("", "")
+    assert not [path for path in tiny.iterdir() if path.name.startswith(".")]
+
+
+def _arrays_as_loaded():
+    return [v.astype(np.int32) if "labels" in k else v for k, v in _arrays().items()]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "a folder", "without a key"])
+def test_damaged_cache_is_rebuilt(tiny, decodes, caplog, damage):
+    first = data.load("tiny", str(tiny))
+    (path,) = tiny.glob("*.npz")
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "flipped":
+        content[content.index(_arrays()["train_images"].tobytes()) + 5] ^= 1
+        path.write_bytes(content)
+    elif damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        np.savez(path, **_arrays())
+    _same(first, data.load("tiny", str(tiny)))
+    assert len(decodes) == 2
+    (line,) = _logged(caplog)
+    assert re.search(r"hsjax-tiny-1.0.0.npz is damaged or out of date", line)
+    if damage != "a folder":  # which stays where it is: the user's own cache serves instead
+        _same(first, data.load("tiny", str(tiny)))
+        assert len(decodes) == 2
+
+
+def test_cache_of_another_preparation_is_rebuilt(tiny, decodes, caplog):
+    data.load("tiny", str(tiny))
+    info = tiny / "tiny" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text() + "\n")
+    _same(data.load("tiny", str(tiny)), ("tiny", *_arrays_as_loaded()))
+    assert len(decodes) == 2
+    assert len(_logged(caplog)) == 1
+    data.load("tiny", str(tiny))
+    assert len(decodes) == 2
+
+
+def _refuse_writes_below(monkeypatch, folder):
+    """As a folder mounted read-only does, which root too has to obey."""
+
+    def refuse(path, mode="r", *args):
+        if Path(path).is_relative_to(folder) and "r" not in mode:
+            raise OSError(30, "Read-only file system", str(path))
+        return open(path, mode, *args)
+
+    monkeypatch.setattr(data, "open", refuse, raising=False)
+
+
+def test_read_only_folder_is_cached_in_the_users(tiny, home, decodes, caplog, monkeypatch):
+    _refuse_writes_below(monkeypatch, tiny)
+    first = data.load("tiny", str(tiny))
+    assert not list(tiny.glob("*.npz"))
+    (path,) = home.iterdir()
+    assert re.fullmatch(r"hsjax-tiny-1.0.0-[0-9a-f]{12}.npz", path.name)
+    _same(first, data.load("tiny", str(tiny)))
+    assert len(decodes) == 1
+    assert not _logged(caplog)
+
+
+def test_without_any_place_to_write_the_run_goes_on(tiny, home, decodes, caplog, monkeypatch):
+    _refuse_writes_below(monkeypatch, tiny)
+    home.parent.write_text("a file where the folder should be")
+    _same(data.load("tiny", str(tiny)), ("tiny", *_arrays_as_loaded()))
+    (line,) = _logged(caplog)
+    assert re.search("tiny could not be kept", line)
+    data.load("tiny", str(tiny))
+    assert len(decodes) == 2
+
+
+def test_full_disk_leaves_no_file_and_no_error(tiny, home, caplog):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # bytes a file may grow to
+    try:
+        dataset = data.load("tiny", str(tiny))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    _same(dataset, ("tiny", *_arrays_as_loaded()))
+    assert [path.name for path in tiny.iterdir()] == ["tiny"]
+    assert not list(home.iterdir())
+    (line,) = _logged(caplog)
+    assert "could not be kept" in line
+
+
+def test_validation_stands_in_for_test_and_withheld_labels_for_none(tmp_path, home):
+    images = _images(7)
+    examples = {"train": [(x, 1) for x in images], "validation": [(x, -1) for x in images[:2]]}
+    _prepare(tmp_path / "tiny" / "1.0.0", examples=examples)
+    dataset = data.load("tiny", str(tmp_path))
+    _same(dataset, ("tiny", images, None, images[:2], None))
+    _same(data.load("tiny", str(tmp_path)), dataset)
+
+
+def test_set_that_is_not_of_images_is_one_line(tmp_path, home):
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(num_classes=10)
+    examples = {split: [(x, 1) for x in _images(3)] for split in _SPLITS}
+    folder = tmp_path / "tiny" / "1.0.0"
+    for number, features in enumerate(
+        [{"label": label}, {"image": tfds.features.Image(dtype=np.uint16), "label": label}]
+    ):
+        _prepare(tmp_path / f"{number}" / "tiny" / "1.0.0", features=features, examples=examples)
+        _fails("no uint8 feature 'image'", "tiny", tmp_path / f"{number}")
+    free = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
+    examples["train"].append((_images(1, (6, 4, 3))[0], 1))
+    _prepare(folder, features=free, examples=examples)
+    _fails(r"\(5, 4, 3\) and \(6, 4, 3\)", "tiny", tmp_path)
+    _prepare(tmp_path / "2" / "tiny" / "1.0.0", examples={"train": examples["train"][:3]})
+    _fails("has no validation split|has no test split", "tiny", tmp_path / "2")
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_records_missing_damaged_or_in_another_format_are_one_line(tiny, tmp_path):
+    (record,) = tiny.rglob("tiny-test*")
+    os.truncate(record, 70_000)
+    _fails("tiny in .* is damaged .*: delete that folder", "tiny", tiny)
+    record.unlink()
+    _fails("tiny in .* is damaged .*No such file", "tiny", tiny)
+    _prepare(tmp_path / "tf" / "tiny" / "1.0.0", file_format="tfrecord")
+    _fails("is prepared as tfrecord, .* --config.data.dir=DIR", "tiny", tmp_path / "tf")
+    (tiny / "tiny" / "1.0.0" / "dataset_info.json").write_text("{")
+    _fails("cannot open data set 'tiny'", "tiny", tiny)
+
+
+@pytest.mark.parametrize("name", ["nonsuch", "mnist/nonsuch", "mnist:9.9.9", "a b", "/x.npy", ""])
+def test_unknown_name_is_one_line(tmp_path, name):
+    _fails(r"data set '.*digits.*\.npz.*tensorflow-datasets", name, tmp_path)
+
+
+def test_set_not_prepared_without_tensorflow_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_has_tensorflow", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    line = _fails(
+        r"mnist is not prepared .*'hsjax\[data\]'.*--config.data.dir=DIR", "mnist", "here"
+    )
+    assert str(tmp_path / "here" / "mnist") in line
+
+
+def test_set_not_prepared_is_prepared_with_tensorflow(tmp_path, home, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def prepare(self):
+        assert self.info.file_format is tfds.core.FileFormat.ARRAY_RECORD
+        if not (tmp_path / "network").exists():
+            raise OSError("no route to host\nand more")
+        images = [(x[..., 0], 1) for x in _images(4, (28, 28, 1))]
+        features = {"image": tfds.features.Image(shape=(28, 28, 1))}
+        _prepare(self.data_path, features=features, examples=dict.fromkeys(_SPLITS, images))
+        self.info.read_from_directory(self.data_path)
+
+    monkeypatch.setattr(data, "_has_tensorflow", lambda: True)
+    monkeypatch.setattr(data, "_hide_gpus_from_tensorflow", lambda: None)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
+    _fails(r"preparing it failed \(no route to host\): .*", "mnist", tmp_path)
+    (tmp_path / "network").touch()
+    dataset = data.load("mnist", str(tmp_path))
+    assert dataset.train_images.shape == (4, 28, 28, 1)
+    assert dataset.train_labels is None
+
+
+def test_imports_are_light_and_the_terminal_stays_clean(tiny):
+    code = """if True:
+        import sys
+        from hsjax import data
+        assert not {"tensorflow", "tensorflow_datasets", "sklearn"} & set(sys.modules)
+        data.load("tiny", sys.argv[1])
+        assert "tensorflow" not in sys.modules
+    """
+    command = [sys.executable, "-W", "error", "-c", code, str(tiny)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "count"), [("mnist", (28, 28, 1), 60000), ("cifar10", (32, 32, 3), 50000)]
+)
+def test_real_sets(name, shape, count, tmp_path, monkeypatch):
+    folder = os.environ.get("HSJAX_TFDS_DIR", "")
+    if not os.path.isdir(os.path.join(folder, name)) or not folder:
+        pytest.skip(f"HSJAX_TFDS_DIR does not name a folder with a prepared {name}")
+    monkeypatch.setattr(data, "_cache_paths", lambda *_: [tmp_path / "cache.npz"])
+    first = data.load(name, folder)
+    assert first.train_images.shape == (count, *shape)
+    assert first.test_images.shape == (10000, *shape)
+    assert set(first.train_labels) == set(first.test_labels) == set(range(10))
+    _same(first, data.load(name, folder))
+
+
+# --- on the device --------------------------------------------------------------------------
+
+_sizes = st.integers(2, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(2, n)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(_sizes, st.integers(0, 2**31 - 1))
+def test_epoch_order_shows_every_image(sizes, seed):
+    count, batch_size = sizes
+    key = jax.random.key(seed)
+    order = data.epoch_order(key, count, batch_size)
+    steps = data.steps_per_epoch(count, batch_size)
+    assert order.shape == (steps, batch_size)
+    assert order.dtype == jnp.int32
+    flat = np.asarray(order).ravel()
+    assert sorted(flat[:count]) == list(range(count))
+    np.testing.assert_array_equal(flat[count:], flat[: steps * batch_size - count])
+    np.testing.assert_array_equal(order, data.epoch_order(key, count, batch_size))
+    for batch in np.asarray(order):
+        assert len(set(batch)) == batch_size
+
+
+def test_epoch_order_differs_between_keys_and_jits():
+    order = jax.jit(data.epoch_order, static_argnums=(1, 2))
+    one, two = (order(jax.random.key(seed), 100, 32) for seed in (0, 1))
+    assert np.any(one != two)
+    np.testing.assert_array_equal(one, data.epoch_order(jax.random.key(0), 100, 32))
+
+
+def test_batch_size_out_of_range_is_one_line():
+    with pytest.raises(UserError, match="batch_size=1: make it 2 or more"):
+        data.steps_per_epoch(10, 1)
+    with pytest.raises(UserError, match="batch_size=11: the set has 10 images"):
+        data.epoch_order(jax.random.key(0), 10, 11)
+    assert data.steps_per_epoch(10, 10) == 1
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_eval_batches_cover_each_index_once(count, batch_size):
+    seen = []
+    for indices, mask in data.eval_batches(count, batch_size):
+        assert indices.shape == mask.shape == (batch_size,)
+        assert indices.dtype == np.int32
+        assert mask.dtype == bool
+        assert np.all(indices[~mask] == 0)
+        assert mask.any()
+        seen += list(indices[mask])
+    assert seen == list(range(count))
+
+
+def test_prepare_scales_to_the_unit_interval():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    out = data.prepare(images)
+    assert out.dtype == jnp.float32
+    assert out.min() == 0
+    assert out.max() == 1
+    np.testing.assert_allclose(out, images / 255, rtol=2e-7)
+    np.testing.assert_array_equal(out, jax.jit(data.prepare)(images))
+
+
+def test_prepare_mirrors_about_half_of_the_images():
+    images = _images(200).reshape(2, 100, 5, 4, 3)
+    out = jax.jit(data.prepare, static_argnames="flip")(images, jax.random.key(0), flip=True)
+    plain, mirrored = data.prepare(images), data.prepare(images[..., ::-1, :])
+    is_plain = np.all(out == plain, axis=(-3, -2, -1))
+    is_mirrored = np.all(out == mirrored, axis=(-3, -2, -1))
+    assert np.all(is_plain ^ is_mirrored)
+    assert 70 < is_mirrored.sum() < 130
+    with pytest.raises(ValueError, match="pass a key"):
+        data.prepare(images, flip=True)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.integers(1, 3), max_size=2),
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    st.integers(1, 8),
+    st.sampled_from([np.uint8, np.float32]),
+)
+def test_crop_undoes_pad(leading, shape, multiple, dtype):
+    images = _images(1, (*leading, *shape))[0].astype(dtype)
+    padded = data.pad(images, multiple)
+    assert padded.dtype == dtype
+    assert padded.shape[:-3] == images.shape[:-3]
+    for new, old in zip(padded.shape[-3:-1], shape[:2], strict=True):
+        assert new % multiple == 0
+        assert old <= new < old + multiple
+    assert np.asarray(padded).sum(dtype=float) == images.sum(dtype=float)
+    np.testing.assert_array_equal(data.crop(padded, *shape[:2]), images)
+
+
+def test_pad_puts_the_odd_pixel_after():
+    padded = data.pad(np.ones((1, 3, 4, 1), np.uint8), 4)
+    np.testing.assert_array_equal(padded[0, :, 0, 0], [1, 1, 1, 0])
+    with pytest.raises(ValueError, match="larger than"):
+        data.crop(padded, 5, 4)
