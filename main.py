@@ -21,8 +21,10 @@ def parse(argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
         if rest[1:]:
             raise flags.Error(f"unexpected argument {rest[1]!r}: fields are --config.FIELD=VALUE")
+        if not Path(FLAGS["config"].config_filename).is_file():
+            raise flags.Error(f"--config={FLAGS['config'].config_filename}: no such file")
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _fail(error, 2)
 
 
@@ -53,7 +55,8 @@ def main(_) -> None:
 
 
 def _fail(error: Exception, status: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    message = error.args[0] if isinstance(error, KeyError) else error
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(status)
 
 
