@@ -24,7 +24,11 @@ def parse(argv: list[str]) -> list[str]:
         if not Path(FLAGS["config"].config_filename).is_file():
             raise flags.Error(f"--config={FLAGS['config'].config_filename}: no such file")
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError) as error:
+        # The text is that of a KeyError, quoted and escaped.
+        text = str(error).replace("\\n", " ").translate(str.maketrans("", "", "'\\"))
+        _fail(f"no such config field: {text}", 2)
+    except (flags.Error, TypeError, ValueError) as error:
         _fail(error, 2)
 
 
@@ -54,9 +58,8 @@ def main(_) -> None:
         sys.exit(128 + stop.signal)
 
 
-def _fail(error: Exception, status: int) -> None:
-    message = error.args[0] if isinstance(error, KeyError) else error
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+def _fail(error: Exception | str, status: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -163,6 +163,11 @@ def diagonal_cosines(n: int) -> Array:
     return lax.rsqrt(jnp.arange(n, 1, -1, dtype=jnp.float32))
 
 
+def computed_in(dtype) -> jnp.dtype:
+    """float32 for half precision, else the floating-point dtype itself."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
 # ------------------------------------------------------------------ what the functions are made of
 
 
@@ -184,7 +189,8 @@ def _radius_and_angles(radius: ArrayLike, angles: ArrayLike) -> tuple[Array, Arr
         raise ValueError(
             f"radius has shape {radius.shape}, but angles {angles.shape} need {angles.shape[:-1]}"
         )
-    dtype = jnp.promote_types(radius.dtype, angles.dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(radius.dtype, angles.dtype)
     return radius.astype(dtype), angles.astype(dtype)
 
 
@@ -193,7 +199,7 @@ def _in_float32(function):
 
     @jax.jit
     def wrapped(x, *args):
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = computed_in(x.dtype)
         out = function(x.astype(wide), *(jnp.asarray(a).astype(wide) for a in args))
         return jax.tree.map(lambda y: y.astype(x.dtype), out)
 

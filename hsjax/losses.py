@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from hsjax.coordinates import diagonal_cosines
+from hsjax.coordinates import computed_in, diagonal_cosines
 
 
 def squared_error(x: ArrayLike, reconstruction: ArrayLike) -> Array:
@@ -350,7 +350,7 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
 
 def _wide(x: ArrayLike) -> Array:
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(computed_in(x.dtype))
 
 
 def _pair(mean: ArrayLike, other: ArrayLike, name: str) -> tuple[Array, Array]:

@@ -1,0 +1,312 @@
+"""The objectives against the equations written as float64 loops, and their derivative."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsjax import losses
+
+
+def latents(batch=12, n=7, seed=0):
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=(batch, n)) + 0.5
+    std = np.exp(0.3 * rng.normal(size=(batch, n)) - 0.5)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def columns_by_loop(x, eps):
+    """Cosines and radius of each row of a float64 array, entry by entry."""
+    batch, n = x.shape
+    columns = np.zeros((batch, n))
+    for b in range(batch):
+        for k in range(n - 1):
+            columns[b, k] = x[b, k] / math.sqrt(sum(v * v for v in x[b, k:]) + eps)
+        columns[b, n - 1] = math.sqrt(sum(v * v for v in x[b]))
+    return columns
+
+
+def test_squared_error_sums_an_image_and_averages_the_batch():
+    x, y = np.zeros((4, 2, 3, 1), np.float32), np.full((4, 2, 3, 1), 0.5, np.float32)
+    assert losses.squared_error(x, y) == 6 * 0.25
+    y[0] = 0.0
+    assert losses.squared_error(x, y) == 6 * 0.25 * 3 / 4
+    with pytest.raises(ValueError, match="reconstruction has shape"):
+        losses.squared_error(x, y[:, :1])
+
+
+def test_gaussian_kl_is_equation_1():
+    mean, std = latents()
+    m, s = mean.astype(np.float64), std.astype(np.float64)
+    expected = np.mean(-0.5 * np.sum(1 + np.log(s**2) - m**2 - s**2, axis=1))
+    np.testing.assert_allclose(losses.gaussian_kl(mean, 2 * np.log(std)), expected, rtol=1e-5)
+    assert losses.gaussian_kl(np.zeros((3, 5)), np.zeros((3, 5))) == 0.0
+
+
+def test_cartesian_kl_is_equation_3_and_the_mean_distance_to_the_prior():
+    mean, std = latents()
+    m, s = mean.astype(np.float64), std.astype(np.float64)
+    prior_mean = np.linspace(0, 1, 7, dtype=np.float32)
+    by_statistics = sum(
+        (s[:, k].mean() - 0.5) ** 2
+        + s[:, k].var()
+        + (m[:, k].mean() - prior_mean[k]) ** 2
+        + m[:, k].var()
+        for k in range(7)
+    )
+    by_distance = np.mean(np.sum((s - 0.5) ** 2 + (m - prior_mean) ** 2, axis=1))
+    ours = losses.cartesian_kl(mean, std, prior_mean=prior_mean, prior_std=0.5)
+    np.testing.assert_allclose(ours, by_statistics, rtol=1e-5)
+    np.testing.assert_allclose(ours, by_distance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 7, 50])
+def test_batch_statistics_are_those_of_the_columns(n):
+    x = np.stack(latents(n=n))
+    mean, variance = losses.batch_statistics(x, 1e-3)
+    for row in range(2):
+        columns = columns_by_loop(x[row].astype(np.float64), 1e-3)
+        np.testing.assert_allclose(mean[row], columns.mean(0), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(variance[row], columns.var(0, ddof=1), rtol=1e-4, atol=1e-9)
+
+
+def test_variance_survives_compression():
+    """Mean 0.9, spread 1e-3: E[c²] - E[c]² would be off by half in float32."""
+    rng = np.random.default_rng(0)
+    cosine = 0.9 + 1e-3 * rng.normal(size=200)
+    x = np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1).astype(np.float32)
+    _, variance = losses.batch_statistics(x, 1e-12)
+    expected = columns_by_loop(x.astype(np.float64), 1e-12).var(0, ddof=1)
+    np.testing.assert_allclose(variance[0], expected[0], rtol=1e-3)
+
+
+def naive_statistics(x, eps):
+    """The masked O(n²) form of the paper's appendix, left to autodiff."""
+    n = x.shape[-1]
+    mask = jnp.triu(jnp.ones((n, n), x.dtype))
+    tails = jnp.sqrt(jnp.einsum("...j,kj->...k", x * x, mask, precision="highest") + eps)
+    radius = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
+    columns = jnp.concatenate([(x / tails)[..., :-1], radius], axis=-1)
+    return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(  # few shapes: each is compiled
+    st.sampled_from([(2, 2), (3, 20), (9, 5)]), st.integers(0, 1000), st.floats(-2, 2)
+)
+def test_closed_form_derivative_is_that_of_the_naive_form(shape, seed, decay):
+    batch, n = shape
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, batch, n)) * np.exp(-decay * np.arange(n) / n)
+    weights = rng.normal(size=(2, 2, n))
+
+    def objective(statistics, weights, x):
+        mean, variance = statistics(x, jnp.asarray(1e-3, x.dtype))
+        # Nonlinear, so that cotangents depend on the statistics.
+        return jnp.sum(weights[0] * jnp.sin(mean) + weights[1] * jnp.cos(3 * variance))
+
+    with jax.enable_x64(True):
+        expected = jax.grad(lambda x: objective(naive_statistics, jnp.asarray(weights), x))(
+            jnp.asarray(x)
+        )
+        wide = jax.grad(lambda x: objective(losses.batch_statistics, jnp.asarray(weights), x))(
+            jnp.asarray(x)
+        )
+    np.testing.assert_allclose(wide, expected, rtol=1e-9, atol=1e-11)
+    narrow = jax.grad(
+        lambda x: objective(losses.batch_statistics, jnp.asarray(weights, jnp.float32), x)
+    )(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(narrow, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_need_one_running_sum_each_way_and_no_square_of_n():
+    x = jnp.ones((2, 8, 512))
+
+    def objective(x):
+        mean, variance = losses.batch_statistics(x, 1e-3)
+        return mean.sum() + variance.sum()
+
+    program = jax.make_jaxpr(jax.grad(objective))(x)
+    assert "512,512" not in str(program)
+    # Forward once; the backward pass repeats it (XLA merges the two) and adds its own.
+    assert str(program).count("cumsum[") == 3
+    text = jax.jit(jax.grad(objective)).lower(x).compile().as_text()
+    assert "512,512" not in text
+
+
+TERMS = ("mean_angles", "mean_radius", "std_angles", "std_radius")
+
+
+@pytest.mark.parametrize("compression", ["full", "half", "none"])
+def test_paper_spec_is_equations_4_and_5(compression):
+    batch, n = 12, 7
+    mean, std = latents(batch, n)
+    expected = dict.fromkeys(TERMS, 0.0)
+    for name, x in (("mean", mean), ("std", std)):
+        columns = columns_by_loop(x.astype(np.float64), 1e-3)
+        location = columns.mean(0)
+        spread = np.sqrt(columns.var(0, ddof=1) + 1e-4)
+        for k in range(n - 1):
+            diagonal = 1 / math.sqrt(n - k)
+            targets = {"full": 1.0, "half": diagonal, "none": 0.0}
+            a = targets[compression] if name == "mean" else diagonal
+            b = diagonal if name == "mean" else 0.0
+            part = (location[k] - a) ** 2 + (spread[k] - b) ** 2
+            expected[f"{name}_angles"] += part / math.sqrt(k + 1)
+        expected[f"{name}_radius"] = (location[-1] - math.sqrt(n)) ** 2 + spread[-1] ** 2
+    spec = losses.paper_spec(n, compression=compression, angle_gain=20.0, radius_gain=3.0)
+    terms = losses.spherical_kl(mean, std, spec)
+    assert terms._fields == TERMS
+    for name in TERMS:
+        np.testing.assert_allclose(getattr(terms, name), expected[name], rtol=1e-5)
+    whole = sum(expected[t] * (20.0 if t.endswith("angles") else 3.0) for t in TERMS)
+    np.testing.assert_allclose(losses.total(terms, spec), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compression", ["full", "half"])
+@pytest.mark.parametrize("std_radius", [1.0, 0.001])
+def test_published_spec_has_every_constant_of_the_code(compression, std_radius):
+    batch, n = 12, 7
+    mean, std = latents(batch, n)
+
+    def g(s):
+        return s**2 - math.log(s**2) - 1
+
+    expected = dict.fromkeys(TERMS, 0.0)
+    radius_target = math.sqrt(n - 0.5)
+    for name, x in (("mean", mean), ("std", std)):
+        columns = columns_by_loop(x.astype(np.float64), 1e-3)
+        location = columns.mean(0)
+        spread = np.sqrt(columns.var(0, ddof=1) + 1e-4)
+        for k in range(n - 1):
+            diagonal = 1 / math.sqrt(n - k)
+            a = 1.0 if (name == "mean" and compression == "full") else diagonal
+            b = diagonal if name == "mean" else 0.0
+            part = 0.05 * (location[k] - a) ** 2 + g(spread[k] + 1 - b)
+            expected[f"{name}_angles"] += 50 * math.sqrt(n) / math.sqrt(k + 1) * part
+        if name == "mean":
+            part = (location[-1] - radius_target) ** 2 + g(spread[-1] + 1)
+        else:
+            part = (location[-1] - std_radius * radius_target) ** 2
+            part += g(spread[-1] / math.sqrt(0.5))
+        expected[f"{name}_radius"] = 50 * part
+    spec = losses.published_spec(n, compression, std_radius=std_radius)
+    terms = losses.spherical_kl(mean, std, spec)
+    for name in TERMS:
+        np.testing.assert_allclose(getattr(terms, name), expected[name], rtol=1e-4)
+    gains = dict(zip(TERMS, (1000, 300, 500_000, 500), strict=True))
+    whole = sum(gains[t] * expected[t] for t in TERMS)
+    np.testing.assert_allclose(losses.total(terms, spec), whole, rtol=1e-4)
+
+
+def test_targets_can_be_given_as_numbers_or_arrays():
+    spec = losses.paper_spec(5, mean_target=0.25, spread_target=np.arange(4, dtype=np.float32))
+    np.testing.assert_allclose(spec.mean_target[0], [0.25] * 4 + [math.sqrt(5)], rtol=1e-6)
+    np.testing.assert_allclose(spec.spread_target[0], [0, 1, 2, 3, 0])
+
+
+def test_a_perfect_batch_costs_nothing():
+    """Every target met: cosines of the diagonal, radius √n, no spread but the root's epsilon."""
+    n = 6
+    ones = np.ones((4, n), np.float32)
+    spec = losses.paper_spec(n, compression="half", spread_target=0.0, eps=1e-12, variance_eps=1e-9)
+    terms = losses.spherical_kl(ones, ones, spec)
+    np.testing.assert_allclose(terms, np.zeros(4), atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [losses.paper_spec, losses.published_spec])
+@pytest.mark.parametrize("case", ["zero", "equal rows", "zero tails", "tiny", "large"])
+def test_values_and_gradients_are_finite_where_training_can_land(make, case):
+    mean, std = latents()
+    if case == "zero":
+        mean, std = np.zeros_like(mean), np.zeros_like(std)
+    elif case == "equal rows":
+        mean, std = np.tile(mean[:1], (12, 1)), np.tile(std[:1], (12, 1))
+    elif case == "zero tails":
+        mean[:, 3:], std[:, 3:] = 0.0, 0.0
+    else:
+        factor = np.float32(1e-20 if case == "tiny" else 1e12)
+        mean, std = mean * factor, std * factor
+    spec = make(7)
+
+    def objective(mean, std):
+        return losses.total(losses.spherical_kl(mean, std, spec), spec)
+
+    value, gradients = jax.value_and_grad(objective, argnums=(0, 1))(mean, std)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_a_sweep_over_the_numbers_of_a_spec_compiles_once():
+    mean, std = latents()
+    traces = []
+
+    @jax.jit
+    def objective(spec):
+        traces.append(1)
+        return losses.total(losses.spherical_kl(mean, std, spec), spec)
+
+    values = {
+        float(objective(losses.paper_spec(7, mean_target=a, angle_gain=w)))
+        for a in (0.0, 0.5, 1.0)
+        for w in (1.0, 10.0)
+    }
+    assert len(values) == 6
+    assert len(traces) == 1
+    objective(losses.published_spec(7))
+    assert len(traces) == 2
+
+
+def test_half_precision_latents_are_judged_in_float32():
+    mean, std = (jnp.asarray(x, jnp.bfloat16) for x in latents())
+    spec = losses.paper_spec(7)
+    terms = losses.spherical_kl(mean, std, spec)
+    wide = losses.spherical_kl(mean.astype(jnp.float32), std.astype(jnp.float32), spec)
+    assert {t.dtype for t in terms} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_array_equal(terms, wide)
+
+
+def test_vmap_over_specs():
+    mean, std = latents()
+    specs = [losses.paper_spec(7, angle_gain=w) for w in (1.0, 2.0, 5.0)]
+    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *specs)
+    many = jax.vmap(lambda s: losses.total(losses.spherical_kl(mean, std, s), s))(stacked)
+    one = [losses.total(losses.spherical_kl(mean, std, s), s) for s in specs]
+    np.testing.assert_allclose(many, one, rtol=1e-6)
+
+
+def test_annealing():
+    epochs = np.array([1, 4, 25, 100, 101, 300])
+    np.testing.assert_allclose(
+        losses.annealing(epochs), np.sqrt([0.01, 0.04, 0.25, 1, 1, 1]), rtol=1e-6
+    )
+    np.testing.assert_allclose(losses.annealing(epochs, form="published"), [2, 3, 6, 11, 11, 11])
+    np.testing.assert_allclose(losses.annealing(epochs, form="published_drop"), [2, 3, 6, 11, 1, 1])
+    np.testing.assert_allclose(losses.annealing(epochs, form="none"), np.ones(6))
+    np.testing.assert_allclose(losses.annealing(5, length=20), 0.5)
+    with pytest.raises(ValueError, match="form must be one of"):
+        losses.annealing(1, form="linear")
+
+
+def test_bad_arguments_are_named():
+    mean, std = latents()
+    spec = losses.paper_spec(7)
+    with pytest.raises(ValueError, match="n must be at least 2"):
+        losses.paper_spec(1)
+    with pytest.raises(ValueError, match="compression must be one of full, half, none"):
+        losses.published_spec(7, "quarter")
+    with pytest.raises(ValueError, match="the spec is for n = 7"):
+        losses.spherical_kl(mean[:, :5], std[:, :5], spec)
+    with pytest.raises(ValueError, match="mean and std must both be"):
+        losses.spherical_kl(mean, std[:3], spec)
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        losses.spherical_kl(mean[:1], std[:1], spec)
+    with pytest.raises(ValueError, match="mean and log_variance"):
+        losses.gaussian_kl(mean, std[:, :2])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.eps = 0.0

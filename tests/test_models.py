@@ -1,0 +1,85 @@
+"""The network of the paper: its size, its shapes, its precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hsjax.models import VAE
+
+
+def parameters(model):
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+@pytest.mark.parametrize(("n", "count"), [(128, 660_995), (200, 882_323)])
+def test_parameter_count_of_the_published_network(n, count):
+    model = nnx.eval_shape(lambda: VAE((32, 32, 3), n, rngs=nnx.Rngs(0)))
+    assert parameters(model) == count
+
+
+@pytest.mark.parametrize(("shape", "stages"), [((8, 8, 1), (4, 8)), ((4, 12, 3), (4,))])
+def test_shapes_for_other_images_and_stages(shape, stages):
+    model = VAE(shape, 5, stages, rngs=nnx.Rngs(0))
+    images = jnp.ones((3, *shape))
+    latent, output = model(images, jax.random.key(0), train=True)
+    assert latent.mean.shape == latent.log_variance.shape == (3, 5)
+    assert output.shape == images.shape
+    assert output.min() >= 0
+    assert output.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_latents_parameters_and_statistics_are_float32(dtype):
+    model = VAE((8, 8, 1), 4, (4, 8), dtype, rngs=nnx.Rngs(0))
+    latent, output = model(jnp.ones((2, 8, 8, 1)), jax.random.key(0), train=True)
+    arrays = (latent, output, nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat))
+    assert {x.dtype for x in jax.tree.leaves(arrays)} == {jnp.dtype(jnp.float32)}
+    inner = model.encoder.stem(jnp.ones((2, 8, 8, 1)))
+    assert inner.dtype == dtype
+
+
+def test_projected_model_decodes_the_direction_alone():
+    model = VAE((8, 8, 1), 4, (4, 8), project=True, rngs=nnx.Rngs(0))
+    free = VAE((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))
+    z = jax.random.normal(jax.random.key(0), (6, 4))
+    np.testing.assert_allclose(model.decode(z), model.decode(7 * z), atol=1e-6)
+    on_sphere = 2.0 * z / jnp.linalg.norm(z, axis=1, keepdims=True)  # √n = 2
+    np.testing.assert_allclose(model.decode(z), free.decode(on_sphere), atol=1e-6)
+    assert np.abs(free.decode(z) - free.decode(7 * z)).max() > 1e-4
+
+
+def test_noise_comes_from_the_key_and_scales_with_sigma():
+    model = VAE((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1))
+
+    def output(key):
+        return model(images, jax.random.key(key), train=False)[1]
+
+    np.testing.assert_array_equal(output(0), output(0))
+    assert np.abs(output(0) - output(1)).max() > 0
+    head = model.encoder.head
+    head.kernel[...] = jnp.zeros_like(head.kernel[...])
+    head.bias[...] = jnp.where(jnp.arange(8) < 4, 0.5, -200.0)  # μ = ½, σ = 0
+    np.testing.assert_allclose(output(0), model.decode(jnp.full((2, 4), 0.5)), atol=1e-6)
+
+
+def test_running_statistics_follow_training_and_rule_evaluation():
+    model = VAE((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))
+    images = 3.0 + jax.random.uniform(jax.random.key(0), (16, 8, 8, 1))
+    before = model.encoder.norm.mean[...]
+    model.encode(images, train=False)
+    np.testing.assert_array_equal(model.encoder.norm.mean[...], before)
+    batch_mean = model.encoder.stem(images).mean(axis=(0, 1, 2))
+    model.encode(images, train=True)
+    np.testing.assert_allclose(model.encoder.norm.mean[...], 0.1 * batch_mean, rtol=1e-4, atol=1e-6)
+    alone = model.encode(images[:1], train=False).mean
+    np.testing.assert_allclose(alone, model.encode(images, train=False).mean[:1], atol=1e-5)
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(ValueError, match="multiples of 8"):
+        VAE((28, 28, 1), 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="latent_dim must be at least 2"):
+        VAE((32, 32, 1), 1, rngs=nnx.Rngs(0))
