@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     config = cifar_standard.get_config()
     config.model.project = True
     config.loss.kind = "spherical"
+    config.loss.beta = 1.0
     config.loss.angle_gain = 10.0
     config.loss.annealing = "sqrt"
     config.sample.sampler = "projected_gaussian"

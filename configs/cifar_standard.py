@@ -10,4 +10,5 @@ def get_config() -> ConfigDict:
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.latent_dim = 200
+    config.loss.beta = 0.3
     return config

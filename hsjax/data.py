@@ -1,4 +1,4 @@
-"""A data set by name as uint8 arrays on the host, and its batches on the device."""
+"""A data set by name -> uint8 arrays on the host."""
 
 import contextlib
 import hashlib
@@ -14,11 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging as absl_logging
-from jax import Array
 
 from hsjax.config import UserError
 
@@ -119,22 +116,23 @@ def _read_npz(path: str | Path, names: tuple[str, ...] = _ARRAYS) -> dict[str, n
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in sorted({f"{name}.npy" for name in names} & set(archive.namelist())):
-                path_and_array = f"{path}: {name.removesuffix('.npy')}"
+            held = set(archive.namelist())
+            for name in (name for name in names if f"{name}.npy" in held):
                 try:
-                    with archive.open(name) as member:
-                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    with archive.open(f"{name}.npy") as member:
+                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
                         if member.read(1):
                             raise ValueError("bytes are left over after the array")
                 except Exception as error:  # a damaged file fails in a dozen ways
                     raise UserError(
-                        f"{path_and_array} cannot be read ({_reason(error)}): "
+                        f"{path}: {name} cannot be read ({_reason(error)}): "
                         "write it again with np.savez, as a plain array of numbers"
                     ) from error
-                arrays[name.removesuffix(".npy")] = array
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: give data.name the path of an .npz") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except Exception as error:
         raise UserError(
             f"{path}: not a whole .npz file ({_reason(error)}): write it again with np.savez"
         ) from error
@@ -180,7 +178,7 @@ def _load_tfds(name: str, directory: str) -> Dataset:
         "info": hashlib.sha256((folder / "dataset_info.json").read_bytes()).hexdigest(),
     }
     caches = _cache_paths(info.full_name, Path(folder))
-    for path in filter(Path.exists, caches):
+    for path in filter(os.path.exists, caches):
         try:
             arrays = _read_npz(path, ("key", *_ARRAYS))
             if str(arrays.pop("key", "")) == json.dumps(key):
@@ -293,7 +291,8 @@ def _decode(builder: Any, splits: dict[str, str], source: str) -> dict[str, np.n
         ) from error
     except Exception as error:
         raise UserError(
-            f"{source} is damaged ({_reason(error)}): delete that folder and prepare the set again"
+            f"{source} cannot be read ({_reason(error)}): if it is damaged, delete that folder "
+            "and prepare or copy the set again"
         ) from error
     finally:
         if done and sys.stderr.isatty():
@@ -307,7 +306,9 @@ def _cache_paths(full_name: str, folder: Path) -> list[Path]:
     """Where a set's decoded arrays may be kept, best first: beside it, else in the user's cache."""
     root = Path(os.path.abspath(folder.parents[full_name.count("/")]))
     stem = f"hsjax-{full_name.replace('/', '-')}"
-    paths = [root / f"{stem}.npz"] if root.is_dir() else []  # a bucket is no place to write to
+    # A bucket is no place to write to, nor is a folder marked read-only, though root could.
+    writable = root.is_dir() and root.stat().st_mode & 0o222
+    paths = [root / f"{stem}.npz"] if writable else []
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(user):  # it is not where there is no home
         of_root = hashlib.sha256(str(root).encode()).hexdigest()[:12]
@@ -328,74 +329,3 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """How many batches show each of `count` images at least once: their quotient, rounded up.
-
-    Raises:
-      UserError: the batch is smaller than 2 or larger than the set.
-    """
-    if batch_size < 2:
-        raise UserError(f"train.batch_size={batch_size}: make it 2 or more, for batch statistics")
-    if batch_size > count:
-        raise UserError(
-            f"train.batch_size={batch_size}: the set has {count} images, so at most that"
-        )
-    return -(-count // batch_size)
-
-
-def epoch_order(key: Array, count: int, batch_size: int) -> Array:
-    """Indices of an epoch's batches, int32 [steps, batch_size].
-
-    A random permutation of the images, cut into batches. Where batch_size does not divide count,
-    the last batch is completed with the permutation's first images, so that batches have one
-    shape and no image is left out.
-
-    Raises:
-      UserError: as steps_per_epoch.
-    """
-    steps = steps_per_epoch(count, batch_size)
-    order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
-    return jnp.concatenate([order, order[: steps * batch_size - count]]).reshape(steps, batch_size)
-
-
-def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (indices int32 [batch_size], mask bool [batch_size]), each image once, in order.
-
-    The last batch is completed with image 0, masked out (False).
-    """
-    for start in range(0, count, batch_size):
-        indices = np.arange(start, start + batch_size, dtype=np.int32)
-        mask = indices < count
-        yield np.where(mask, indices, np.int32(0)), mask
-
-
-def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> Array:
-    """Turns uint8 images [..., height, width, channels] into float32 in [0, 1].
-
-    With flip, each image is mirrored left to right with probability 1/2, which needs a key.
-    """
-    images = jnp.asarray(images)
-    if flip:
-        if key is None:
-            raise ValueError("prepare: pass a key with flip=True")
-        mirrored = jax.random.bernoulli(key, shape=images.shape[:-3])[..., None, None, None]
-        images = jnp.where(mirrored, images[..., ::-1, :], images)
-    return images.astype(jnp.float32) * np.float32(1 / 255)  # jit rounds a division otherwise
-
-
-def pad(images: Array, multiple: int) -> Array:
-    """Zeros around [..., H, W, C] so that `multiple` divides H and W; an odd one goes after."""
-    images = jnp.asarray(images)
-    extra = [-size % multiple for size in images.shape[-3:-1]]
-    widths = [(0, 0)] * (images.ndim - 3) + [(e // 2, e - e // 2) for e in extra] + [(0, 0)]
-    return jnp.pad(images, widths)
-
-
-def crop(images: Array, height: int, width: int) -> Array:
-    """The middle [..., height, width, C] of padded images: undoes `pad`."""
-    top, left = (images.shape[-3] - height) // 2, (images.shape[-2] - width) // 2
-    if min(top, left) < 0:
-        raise ValueError(f"crop: {height}x{width} is larger than images of {images.shape}")
-    return images[..., top : top + height, left : left + width, :]

@@ -9,7 +9,7 @@ import numpy as np
 from clu import metrics
 from jax import Array
 
-from hsjax import data, train
+from hsjax import batches, data, train
 from hsjax.metrics.neighbours import knn_accuracy
 from hsjax.models import Latent
 from hsjax.samplers import SAMPLERS
@@ -28,14 +28,14 @@ def inference(experiment: train.Experiment) -> Inference:
 
     def encode(state, images):
         model = experiment.model(state.params, state.batch_stats)
-        return model.encode(experiment.pad(data.prepare(images)))
+        return model.encode(experiment.pad(batches.prepare(images)))
 
     def decode(state, z):
         model = experiment.model(state.params, state.batch_stats)
         return experiment.crop(model.decode(z))
 
     def errors(state, images, z):
-        return jnp.sum((data.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
+        return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
 
     return Inference(*map(jax.jit, (encode, decode, errors)))
 
@@ -43,7 +43,7 @@ def inference(experiment: train.Experiment) -> Inference:
 def embed(model: Inference, state: train.TrainState, images, batch_size: int) -> Latent:
     """μ and log σ² of any number of uint8 images, [count, n] each, as NumPy arrays."""
     parts = []
-    for indices, mask in data.eval_batches(len(images), batch_size):
+    for indices, mask in batches.eval_batches(len(images), batch_size):
         latent = jax.device_get(model.encode(state, images[indices]))
         parts.append([x[np.asarray(mask, bool)] for x in latent])
     return Latent(*map(np.concatenate, zip(*parts, strict=True)))
@@ -54,7 +54,7 @@ def mean_squared_error(
 ) -> float:
     """Mean over all images of the squared error summed over an image's values."""
     average = metrics.Average.empty()
-    for indices, mask in data.eval_batches(len(images), batch_size):
+    for indices, mask in batches.eval_batches(len(images), batch_size):
         errors = model.errors(state, images[indices], z[indices])
         part = metrics.Average.from_model_output(errors, mask=jnp.asarray(mask, bool))
         average = average.merge(part)

@@ -55,7 +55,7 @@ def _fit_projected_gaussian(embeddings) -> Gaussian:
 
 def _sample_projected_gaussian(parameters: Gaussian, key: Array, count: int) -> Array:
     noise = jax.random.normal(key, (count, parameters.mean.size))
-    z = parameters.mean + jnp.matmul(noise, parameters.factor.T, precision="highest")
+    z = parameters.mean[None] + jnp.matmul(noise, parameters.factor.T, precision="highest")
     return coordinates.project(z, parameters.radius)
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from hsjax import data, losses
+from hsjax import batches, losses
 from hsjax.models import VAE, Latent
 
 
@@ -50,11 +50,11 @@ class Experiment(NamedTuple):
 
     def pad(self, images: Array) -> Array:
         """Images of the data -> images whose sides the model can halve."""
-        return data.pad(images, 2 ** len(self.config.model.stages))
+        return batches.pad(images, 2 ** len(self.config.model.stages))
 
     def crop(self, images: Array) -> Array:
         """The inverse of `pad`."""
-        return data.crop(images, *self.shape[:2])
+        return batches.crop(images, *self.shape[:2])
 
 
 def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
@@ -71,8 +71,8 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
     Raises:
       UserError: a batch larger than the data.
     """
-    steps = data.steps_per_epoch(count, config.train.batch_size)
-    padded = data.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
+    steps = batches.steps_per_epoch(count, config.train.batch_size)
+    padded = batches.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
 
     def initialise():
@@ -160,7 +160,7 @@ def train_step(
     loss_config = experiment.config.loss
     step_key, _ = jax.random.split(jax.random.wrap_key_data(state.key))
     flip_key, noise_key = jax.random.split(jax.random.fold_in(step_key, state.step))
-    images = data.prepare(images, flip_key, flip=experiment.config.data.flip)
+    images = batches.prepare(images, flip_key, flip=experiment.config.data.flip)
     growth = losses.annealing(
         state.step // experiment.steps + 1,
         form=loss_config.annealing,
@@ -205,7 +205,7 @@ def programs(experiment: Experiment, count: int) -> Programs:
     def order(state):
         _, epoch_key = jax.random.split(jax.random.wrap_key_data(state.key))
         epoch = state.step // experiment.steps
-        return data.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
+        return batches.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
 
     def step(objective, state, images, order):
         batch = images[order[state.step % experiment.steps]]

@@ -1,0 +1,81 @@
+"""Batches of an epoch, and uint8 images as the model takes them."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hsjax.config import UserError
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches show each of `count` images at least once: their quotient, rounded up.
+
+    Raises:
+      UserError: the batch is smaller than 2 or larger than the set.
+    """
+    if batch_size < 2:
+        raise UserError(f"train.batch_size={batch_size}: make it 2 or more, for batch statistics")
+    if batch_size > count:
+        raise UserError(
+            f"train.batch_size={batch_size}: the set has {count} images, so at most that"
+        )
+    return -(-count // batch_size)
+
+
+def epoch_order(key: Array, count: int, batch_size: int) -> Array:
+    """Indices of an epoch's batches, int32 [steps, batch_size].
+
+    A random permutation of the images, cut into batches. Where batch_size does not divide count,
+    the last batch is completed with the permutation's first images, so that batches have one
+    shape and no image is left out.
+
+    Raises:
+      UserError: as steps_per_epoch.
+    """
+    steps = steps_per_epoch(count, batch_size)
+    order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
+    return jnp.concatenate([order, order[: steps * batch_size - count]]).reshape(steps, batch_size)
+
+
+def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (indices int32 [batch_size], mask bool [batch_size]), each image once, in order.
+
+    The last batch is completed with image 0, masked out (False).
+    """
+    for start in range(0, count, batch_size):
+        indices = np.arange(start, start + batch_size, dtype=np.int32)
+        mask = indices < count
+        yield np.where(mask, indices, np.int32(0)), mask
+
+
+def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> Array:
+    """Turns uint8 images [..., height, width, channels] into float32 in [0, 1].
+
+    With flip, each image is mirrored left to right with probability 1/2, which needs a key.
+    """
+    images = jnp.asarray(images)
+    if flip:
+        if key is None:
+            raise ValueError("prepare: pass a key with flip=True")
+        mirrored = jax.random.bernoulli(key, shape=images.shape[:-3])[..., None, None, None]
+        images = jnp.where(mirrored, images[..., ::-1, :], images)
+    return images.astype(jnp.float32) * np.float32(1 / 255)  # jit rounds a division otherwise
+
+
+def pad(images: Array, multiple: int) -> Array:
+    """Zeros around [..., H, W, C] so that `multiple` divides H and W; an odd one goes after."""
+    images = jnp.asarray(images)
+    extra = [-size % multiple for size in images.shape[-3:-1]]
+    widths = [(0, 0)] * (images.ndim - 3) + [(e // 2, e - e // 2) for e in extra] + [(0, 0)]
+    return jnp.pad(images, widths)
+
+
+def crop(images: Array, height: int, width: int) -> Array:
+    """The middle [..., height, width, C] of padded images: undoes `pad`."""
+    top, left = (images.shape[-3] - height) // 2, (images.shape[-2] - width) // 2
+    if min(top, left) < 0:
+        raise ValueError(f"crop: {height}x{width} is larger than images of {images.shape}")
+    return images[..., top : top + height, left : left + width, :]

@@ -1,0 +1,242 @@
+"""Whole runs: what they write, how they stop, and that resuming changes nothing."""
+
+import json
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from hsjax import data, experiment, train
+from hsjax.checkpoints import Checkpoints
+from hsjax.config import UserError
+from hsjax.logs import read_metrics
+
+TIMES = ("seconds", "images_per_second")
+
+
+def final_state(config, workdir):
+    dataset = data.load(config.data.name)
+    _, state = train.create(config, dataset.train_images.shape[1:], len(dataset.train_images))
+    with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
+        return checkpoints.restore(state)
+
+
+def assert_same_run(config, a, b):
+    """Two workdirs hold exactly the same parameters and metrics, apart from times."""
+    for x, y in zip(
+        jax.tree.leaves(final_state(config, a)),
+        jax.tree.leaves(final_state(config, b)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, y)
+    first, second = (
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(w)]
+        for w in (a, b)
+    )
+    assert first == second
+    assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Workdir of a whole run by config, trained once each."""
+    done = {}
+
+    def workdir(config):
+        name = config.to_json()
+        if name not in done:
+            done[name] = tmp_path_factory.mktemp("whole")
+            experiment.train_and_evaluate(config, done[name])
+        return done[name]
+
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(config, tmp_path, capsys):
+    numbers = experiment.train_and_evaluate(config, tmp_path / "new" / "run")
+    workdir = tmp_path / "new" / "run"
+    rows = read_metrics(workdir)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [6, 12, 18]
+    terms = {"loss", "mse", "kl", "mean_angles", "mean_radius", "std_angles", "std_radius"}
+    for row in rows:
+        assert terms | {"beta", "learning_rate", *TIMES} <= row.keys()
+        np.testing.assert_allclose(row["beta"], (row["epoch"] / 4) ** 0.5, rtol=1e-6)
+        np.testing.assert_allclose(row["loss"], row["mse"] + row["beta"] * row["kl"], rtol=1e-4)
+    assert json.loads((workdir / "metrics.json").read_text()) == numbers
+    assert numbers["test_images"] == 12
+    np.testing.assert_allclose(numbers["mse_per_value_x1000"], numbers["mse_sum"] / 60 * 1000)
+    assert 0 <= numbers["knn_accuracy"] <= 1
+    assert json.loads((workdir / "config.json").read_text())["model"]["latent_dim"] == 4
+    assert "encoder/stem/kernel" in (workdir / "parameters.txt").read_text()
+    picture = imread(workdir / "figures" / "summary.png")
+    assert picture.std() > 0.05
+    assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+    assert "tensorflow" not in sys.modules
+    output = capsys.readouterr().out
+    assert "44 training images of 6x10x1, 6 batches of 8 an epoch" in output
+    assert "filled up with 4 seen twice" in output
+    for text in ("epoch 1/3", "epoch 3/3", "images/s", "0:00 left", "k-NN accuracy", "std_radius"):
+        assert text in output
+
+
+def test_metrics_are_those_of_the_model(config, uninterrupted):
+    """Test MSE recomputed image by image from the checkpoint."""
+    workdir = uninterrupted(config)
+    dataset = data.load(config.data.name)
+    run, _ = train.create(config, (6, 10, 1), 44)
+    state = final_state(config, workdir)
+    model = run.model(state.params, state.batch_stats)
+    errors = []
+    for image in dataset.test_images:
+        x = np.pad(image / 255.0, ((1, 1), (1, 1), (0, 0)))[None].astype(np.float32)
+        output = np.asarray(model.decode(model.encode(x).mean))[0, 1:-1, 1:-1]
+        errors.append(np.sum((image / 255.0 - output) ** 2))
+    numbers = json.loads((workdir / "metrics.json").read_text())
+    np.testing.assert_allclose(numbers["mse_sum"], np.mean(errors), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("loop", "calls"), [("steps", 2), ("steps", 9), ("scan", 1)])
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    config, tmp_path, uninterrupted, monkeypatch, loop, calls
+):
+    config.train.loop = loop
+    asked = []
+
+    def stop(self):
+        asked.append(1)
+        return signal.SIGTERM if len(asked) >= calls else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment._Signals, "received", stop)
+        with pytest.raises(experiment.Interrupted, match="repeat the command") as caught:
+            experiment.train_and_evaluate(config, tmp_path)
+    assert caught.value.signal == signal.SIGTERM
+    step = int(final_state(config, tmp_path).step)
+    assert 0 < step < 18
+    assert (step % 6 != 0) == (loop == "steps")  # a scan is one program: it stops after it
+    experiment.train_and_evaluate(config, tmp_path)
+    assert_same_run(config, tmp_path, uninterrupted(config))
+
+
+def test_a_killed_run_with_a_truncated_checkpoint_ends_the_same(
+    config, tmp_path, uninterrupted, caplog
+):
+    experiment.train_and_evaluate(config, tmp_path)
+    newest = tmp_path / "checkpoints" / "18"
+    largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "st')  # the line it was writing
+    (tmp_path / "metrics.json").unlink()
+    experiment.train_and_evaluate(config, tmp_path)
+    assert "checkpoint of step 18 is damaged" in caplog.text
+    assert_same_run(config, tmp_path, uninterrupted(config))
+
+
+def test_a_finished_run_is_only_judged_again_and_can_be_prolonged(
+    config, tmp_path, uninterrupted, capsys
+):
+    config.train.epochs = 2
+    experiment.train_and_evaluate(config, tmp_path)
+    capsys.readouterr()
+    experiment.train_and_evaluate(config, tmp_path)
+    assert "compiled" not in capsys.readouterr().out
+    config.train.epochs = 3
+    experiment.train_and_evaluate(config, tmp_path)
+    assert_same_run(config, tmp_path, uninterrupted(config))
+
+
+def test_evaluate_repeats_the_numbers_of_the_run(config, tmp_path, uninterrupted):
+    workdir = uninterrupted(config)
+    before = json.loads((workdir / "metrics.json").read_text())
+    assert experiment.evaluate(config, workdir) == before
+    with pytest.raises(UserError, match="no checkpoint"):
+        experiment.evaluate(config, tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(config, uninterrupted):
+    workdir = uninterrupted(config)
+    before = sorted(f.name for f in workdir.rglob("*"))
+    config.loss.beta = 0.5
+    config.model.stages = (2, 8)
+    with pytest.raises(UserError, match=r"another config \(loss.beta is 0.5, there 1.0; model.st"):
+        experiment.train_and_evaluate(config, workdir)
+    assert before == sorted(f.name for f in workdir.rglob("*"))
+
+
+def test_a_refused_start_claims_no_workdir(config, tmp_path):
+    config.train.batch_size = 100
+    with pytest.raises(UserError, match=r"train.batch_size=100: the set has 44 images"):
+        experiment.train_and_evaluate(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config, tmp_path):
+    config.train.decay_epochs, config.train.decay_factor = (1,), 1e30
+    with pytest.raises(experiment.Diverged) as caught:
+        experiment.train_and_evaluate(config, tmp_path)
+    message = str(caught.value)
+    assert "not finite in epoch 2, step 2 of 6: " in message
+    assert "loss nan" in message
+    assert "mse nan" in message
+    assert "the checkpoint of step 6 is kept" in message
+    assert int(final_state(config, tmp_path).step) == 6
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
+
+
+def test_beta_relative_to_the_first_epoch(config, tmp_path):
+    config.loss.spec = "published"
+    config.loss.relative_beta = True
+    config.loss.annealing = "published"
+    config.loss.beta = 0.01
+    experiment.train_and_evaluate(config, tmp_path)
+    first, second, third = read_metrics(tmp_path)
+    scale = first["mse"] / first["kl"]
+    np.testing.assert_allclose(first["beta"], 0.01 * 2, rtol=1e-6)
+    np.testing.assert_allclose(second["beta"], 0.01 * scale * (2**0.5 + 1), rtol=1e-4)
+    np.testing.assert_allclose(third["beta"], 0.01 * scale * (3**0.5 + 1), rtol=1e-4)
+
+
+def test_a_set_without_labels(config, images_file, tmp_path, capsys):
+    arrays = dict(np.load(images_file))
+    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if "images" in k})
+    config.data.name = str(tmp_path / "x.npz")
+    config.train.epochs = 1
+    config.loss.kind = "standard"
+    config.sample.sampler = "prior"
+    config.sample.fit_split = "test"
+    numbers = experiment.train_and_evaluate(config, tmp_path / "run")
+    assert "knn_accuracy" not in numbers
+    assert "no labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("model.latent_dim", 1, "model.latent_dim is 1: it must be at least 2"),
+        ("model.stages", (), "model.stages is empty"),
+        ("model.stages", (0,), "must hold positive whole numbers"),
+        ("model.dtype", "float16", "choose one of float32, bfloat16"),
+        ("loss.kind", "hyper", "choose one of standard, cartesian, spherical"),
+        ("loss.compression", "quarter", "choose one of full, half, none"),
+        ("loss.beta", -1.0, "loss.beta is -1.0"),
+        ("loss.beta", float("nan"), "loss.beta is nan"),
+        ("loss.eps", 0.0, "it must be positive"),
+        ("train.batch_size", 1, "train.batch_size is 1"),
+        ("train.learning_rate", float("inf"), "train.learning_rate is inf"),
+        ("sample.sampler", "magic", "choose one of prior, uniform_sphere"),
+        ("data.name", "nowhere.npz", "no such file"),
+    ],
+)
+def test_bad_fields_are_named(config, tmp_path, field, value, text):
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as caught:
+        experiment.train_and_evaluate(config, tmp_path)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,154 @@
+"""The step and the epoch: the right loss, every batch, the same numbers either way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hsjax import data, losses, train
+
+
+def start(config):
+    dataset = data.load(config.data.name)
+    images = jnp.asarray(dataset.train_images)
+    experiment, state = train.create(config, images.shape[1:], len(images))
+    return experiment, state, images
+
+
+def run_epochs(config, epochs, scan):
+    experiment, state, images = start(config)
+    programs = train.programs(experiment, len(images))
+    for _ in range(epochs):
+        state = train.train_epoch(programs, train.objective(config), state, images, scan=scan)
+    return state
+
+
+@pytest.mark.parametrize("kind", ["standard", "cartesian", "paper", "published"])
+def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
+    """Loss, terms and parameters after one step, against the loss written out here."""
+    config.loss.kind = kind if kind in ("standard", "cartesian") else "spherical"
+    config.loss.spec = kind if kind == "published" else "paper"
+    config.loss.beta = 0.7
+    experiment, state, images = start(config)
+    batch = images[:8]
+    after = jax.jit(lambda s: train.train_step(experiment, train.objective(config), s, batch))(
+        state
+    )
+
+    keys = jax.random.split(jax.random.wrap_key_data(state.key))
+    _, noise_key = jax.random.split(jax.random.fold_in(keys[0], 0))
+    beta = 0.7 * (1 / 4) ** 0.5  # first of four epochs of annealing
+
+    def loss_of(params):
+        model = experiment.model(params, state.batch_stats)
+        x = batch / 255.0
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # 6x10 to 8x12
+        latent, output = model(padded, noise_key, train=True)
+        mse = jnp.sum((x - output[:, 1:-1, 1:-1]) ** 2) / 8
+        if kind == "standard":
+            kl = losses.gaussian_kl(latent.mean, latent.log_variance)
+        elif kind == "cartesian":
+            kl = losses.cartesian_kl(latent.mean, latent.std)
+        else:
+            spec = (losses.paper_spec if kind == "paper" else losses.published_spec)(4)
+            kl = losses.total(losses.spherical_kl(latent.mean, latent.std, spec), spec)
+        return mse + beta * kl, (mse, kl)
+
+    (loss, (mse, kl)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    history = {name: float(row[0]) for name, row in after.history.items()}
+    for name, value in (("loss", loss), ("mse", mse), ("kl", kl), ("beta", beta)):
+        np.testing.assert_allclose(history[name], value, rtol=1e-4)
+    if config.loss.kind == "spherical":
+        assert set(losses.SphericalTerms._fields) < set(history)
+    optimizer = optax.adam(config.train.learning_rate)
+    updates, _ = optimizer.update(gradients, optimizer.init(state.params))
+    expected = optax.apply_updates(state.params, updates)
+    # Adam's first step is the gradient's sign. A bias before a BatchNorm has none but rounding's.
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(gradients))
+    moved = zip(*map(jax.tree.leaves, (gradients, after.params, expected)), strict=True)
+    for gradient, a, b in moved:
+        clear = np.abs(gradient) > 1e-4 * largest
+        np.testing.assert_allclose(a[clear], b[clear], rtol=1e-4, atol=2e-6)
+    assert int(after.step) == 1
+
+
+def test_scan_and_steps_give_the_same_numbers(config):
+    by_scan, by_steps = (run_epochs(config, 2, scan) for scan in (True, False))
+    assert int(by_scan.step) == int(by_steps.step) == 12
+    for name, row in by_scan.history.items():
+        np.testing.assert_allclose(row, by_steps.history[name], rtol=1e-3)
+    experiment, _, images = start(config)
+    latents = [
+        experiment.model(s.params, s.batch_stats).encode(experiment.pad(images[:8] / 255.0))
+        for s in (by_scan, by_steps)
+    ]
+    np.testing.assert_allclose(latents[0].mean, latents[1].mean, rtol=1e-2, atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(config):
+    first, again = (run_epochs(config, 1, False) for _ in range(2))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    config.seed = 1
+    other = run_epochs(config, 1, False)
+    assert not np.array_equal(first.history["loss"], other.history["loss"])
+
+
+def test_an_epoch_shows_every_image_and_the_next_another_order(config):
+    experiment, state, images = start(config)
+    programs = train.programs(experiment, len(images))
+    orders = [
+        np.asarray(programs.order(state._replace(step=jnp.int32(step)))) for step in (0, 3, 6)
+    ]
+    assert orders[0].shape == (6, 8)
+    assert set(orders[0].ravel()) == set(range(44))
+    np.testing.assert_array_equal(orders[0], orders[1])  # the same epoch, resumed
+    assert not np.array_equal(orders[0], orders[2])
+
+
+def test_an_epoch_compiles_once(config):
+    experiment, state, images = start(config)
+    programs = train.programs(experiment, len(images))
+    for _ in range(3):
+        state = train.train_epoch(programs, train.objective(config), state, images, scan=False)
+    assert programs.step._cache_size() == 1
+
+
+def test_sweeping_beta_and_targets_reuses_the_program(config):
+    experiment, state, images = start(config)
+    programs = train.programs(experiment, len(images))
+    for beta, target in ((1.0, 1.0), (0.1, 0.0)):
+        config.loss.beta, config.loss.mean_target = beta, target
+        copy = jax.tree.map(jnp.copy, state)
+        train.train_epoch(programs, train.objective(config), copy, images, scan=False)
+    assert programs.step._cache_size() == 1
+
+
+def test_learning_rate_decays_after_its_epochs_and_gradients_are_clipped(config):
+    config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
+    state = run_epochs(config, 2, False)
+    np.testing.assert_allclose(state.history["learning_rate"], 5e-4, rtol=1e-6)
+    np.testing.assert_allclose(state.history["beta"], (2 / 4) ** 0.5, rtol=1e-6)
+    config.train.gradient_clip = 1e-12  # far below Adam's own epsilon: nothing moves
+    _, before, _ = start(config)
+    after = run_epochs(config, 1, False)
+    for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_bfloat16_convolutions_keep_everything_else_float32(config):
+    config.model.dtype = "bfloat16"
+    state = run_epochs(config, 1, False)
+    dtypes = {x.dtype for x in jax.tree.leaves((state.params, state.batch_stats, state.history))}
+    assert dtypes == {jnp.dtype(jnp.float32)}
+    config.model.dtype = "float32"
+    wide = run_epochs(config, 1, False)
+    np.testing.assert_allclose(state.history["mse"], wide.history["mse"], rtol=0.05)
+
+
+def test_flips_change_what_is_seen(config):
+    plain = run_epochs(config, 1, False)
+    config.data.flip = True
+    flipped = run_epochs(config, 1, False)
+    assert not np.array_equal(plain.history["mse"], flipped.history["mse"])
