@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.model.project = True
     config.loss.kind = "spherical"
     config.loss.beta = 1.0
-    config.loss.angle_gain = 1.0
+    config.loss.angle_gain = 3.0
     config.loss.annealing = "sqrt"
     config.loss.annealing_epochs = 30
     config.sample.sampler = "projected_gaussian"

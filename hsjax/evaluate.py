@@ -94,7 +94,7 @@ def evaluate(
         "mse_per_value_x1000": 1000.0 * mse / values,
         "mse_sum_sampled_z": mse_sampled,
     }
-    parts = train.regulariser(config.loss.kind, test, objective.spec)
+    parts = jax.jit(train.regulariser, static_argnums=0)(config.loss.kind, test, objective.spec)
     numbers |= {name: float(value) for name, value in parts.items()}
 
     fitted_to = test.mean

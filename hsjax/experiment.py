@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics, parameter_overview
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from hsjax import data, figures, train
@@ -105,7 +105,7 @@ def _train(experiment, dataset, state, model, checkpoints, records, stop_signal)
     first = int(state.step)
     last = config.train.epochs * experiment.steps
     if first < last:
-        programs = _compile(programs, objective, state, images, scan)
+        programs = _compile(experiment, programs, objective, state, images, scan)
     progress = Progress(config.train.epochs, experiment.steps, config.train.batch_size)
 
     def after_step(state):
@@ -154,17 +154,18 @@ def _train(experiment, dataset, state, model, checkpoints, records, stop_signal)
     return state
 
 
-def _compile(programs, objective, state, images, scan):
+def _compile(experiment, programs, objective, state, images, scan):
     """Compile before the clock starts, so that rates and the time left are those of training."""
     started = time.monotonic()
     order = jax.eval_shape(programs.order, state)
-    if scan:
-        # An epoch that was interrupted halfway has another length; jit compiles that one alone.
-        programs.epoch.lower(objective, state, images, order).compile()
-    else:
-        programs = programs._replace(
-            step=programs.step.lower(objective, state, images, order).compile()
-        )
+    programs = programs._replace(order=programs.order.lower(state).compile())
+    if not scan:
+        step = programs.step.lower(objective, state, images, order).compile()
+        programs = programs._replace(step=step)
+    elif int(state.step) % experiment.steps == 0:
+        # The rest of an epoch stopped halfway is another program: jit compiles that when it's run.
+        epoch = programs.epoch.lower(objective, state, images, order).compile()
+        programs = programs._replace(epoch=epoch)
     print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
     return programs
 
@@ -176,10 +177,7 @@ def _steps_in_history(experiment, step):
 def _averages(state, steps) -> dict[str, float]:
     """Means over the first `steps` steps of the present epoch."""
     history = jax.device_get(state.history)
-    return {
-        name: float(metrics.Average.from_model_output(jnp.asarray(row[:steps])).compute())
-        for name, row in history.items()
-    }
+    return {name: float(np.mean(row[:steps], dtype=np.float64)) for name, row in history.items()}
 
 
 def _check_finite(experiment, state, checkpoints):

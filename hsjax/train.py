@@ -75,6 +75,16 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
     padded = batches.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
 
+    train = config.train
+    learning_rate = optax.piecewise_constant_schedule(
+        train.learning_rate, {epoch * steps: train.decay_factor for epoch in train.decay_epochs}
+    )
+    clip = train.gradient_clip
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(), optax.adam(learning_rate)
+    )
+
+    @jax.jit  # one program instead of a hundred
     def initialise():
         model = VAE(
             padded,
@@ -84,19 +94,11 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
             project=config.model.project,
             rngs=nnx.Rngs(params_key),
         )
-        return nnx.split(model, nnx.Param, nnx.BatchStat)
+        graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+        return graph, params, batch_stats, optimizer.init(params)
 
-    graph, params, batch_stats = jax.jit(initialise)()
-    params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-
-    train = config.train
-    learning_rate = optax.piecewise_constant_schedule(
-        train.learning_rate, {epoch * steps: train.decay_factor for epoch in train.decay_epochs}
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
-        optax.adam(learning_rate),
-    )
+    graph, params, batch_stats, optimizer_state = initialise()
     names = ["loss", "mse", "kl", "beta", "learning_rate"]
     names += losses.SphericalTerms._fields if config.loss.kind == "spherical" else ()
     state = TrainState(
@@ -104,7 +106,7 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
         key=jax.random.key_data(run_key),
         params=params,
         batch_stats=batch_stats,
-        optimizer=optimizer.init(params),
+        optimizer=optimizer_state,
         beta_scale=jnp.float32(1.0),
         history={name: jnp.zeros(steps) for name in names},
     )
@@ -114,23 +116,28 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
 def objective(config: ConfigDict) -> Objective:
     """The numbers of a config's loss."""
     loss, n = config.loss, config.model.latent_dim
-    if loss.kind != "spherical":
-        spec = None
-    elif loss.spec == "published":
-        spec = losses.published_spec(n, loss.compression, std_radius=loss.std_radius)
-    else:
-        spec = losses.paper_spec(
-            n,
-            compression=loss.compression,
-            mean_target=loss.mean_target,
-            spread_target=loss.spread_target,
-            angle_gain=loss.angle_gain,
-            radius_gain=loss.radius_gain,
-            eps=loss.eps,
-            variance_eps=loss.variance_eps,
-        )
-    tree = Objective(loss.beta, loss.annealing_epochs, spec)
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+    @jax.jit
+    def build():
+        if loss.kind != "spherical":
+            spec = None
+        elif loss.spec == "published":
+            spec = losses.published_spec(n, loss.compression, std_radius=loss.std_radius)
+        else:
+            spec = losses.paper_spec(
+                n,
+                compression=loss.compression,
+                mean_target=loss.mean_target,
+                spread_target=loss.spread_target,
+                angle_gain=loss.angle_gain,
+                radius_gain=loss.radius_gain,
+                eps=loss.eps,
+                variance_eps=loss.variance_eps,
+            )
+        tree = Objective(loss.beta, loss.annealing_epochs, spec)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+    return build()
 
 
 def regulariser(kind: str, latent: Latent, spec: losses.Spec | None) -> dict[str, Array]:

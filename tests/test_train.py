@@ -55,7 +55,7 @@ def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
             kl = losses.total(losses.spherical_kl(latent.mean, latent.std, spec), spec)
         return mse + beta * kl, (mse, kl)
 
-    (loss, (mse, kl)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    (loss, (mse, kl)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state.params)
     history = {name: float(row[0]) for name, row in after.history.items()}
     for name, value in (("loss", loss), ("mse", mse), ("kl", kl), ("beta", beta)):
         np.testing.assert_allclose(history[name], value, rtol=1e-4)

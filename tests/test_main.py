@@ -1,0 +1,132 @@
+"""The command line as a user meets it: configs, overrides, mistakes, Ctrl-C."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hsjax import train
+from hsjax.config import validate
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+
+def main(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_valid_and_says_its_command(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    validate(config)
+    train.objective(config)
+    if name != "default":
+        assert f"python main.py --config=configs/{name}.py" in module.__doc__
+
+
+def test_the_pairs_have_the_dimensions_of_the_paper():
+    for name, n in (("mnist", 128), ("cifar", 200)):
+        for kind, loss in (("standard", "standard"), ("compressed", "spherical")):
+            config = importlib.import_module(f"configs.{name}_{kind}").get_config()
+            assert config.model.latent_dim == n
+            assert config.loss.kind == loss
+            assert config.model.project == (kind == "compressed")
+            assert config.train.epochs == 300
+
+
+def test_smoke_run_then_evaluate(tmp_path):
+    workdir = tmp_path / "run"
+    command = ("--config=configs/smoke.py", f"--workdir={workdir}", "--config.model.latent_dim=5")
+    done = main(*command)
+    assert done.returncode == 0, done.stderr
+    assert "n = 5" in done.stdout
+    assert "epoch 2/2" in done.stdout
+    assert "k-NN accuracy" in done.stdout
+    assert "Traceback" not in done.stderr
+    before = json.loads((workdir / "metrics.json").read_text())
+    again = main(*command, "--mode=evaluate")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((workdir / "metrics.json").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--config.loss.bta=1"], 'no such config field: bta Did you mean "beta"'),
+        (["--config.loss.beta=x"], "could not convert string to float: 'x'"),
+        (["--config.train.epochs=1.5"], "invalid literal for int()"),
+        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
+        (["--mode=dream"], "value should be one of <train|evaluate>"),
+        (["--nonsense=1"], "Unknown command line flag 'nonsense'"),
+        (["digits"], "unexpected argument 'digits'"),
+        (["--config.model.latent_dim=1"], "model.latent_dim is 1: it must be at least 2"),
+        (["--config.data.name=no_such_set"], "no data set 'no_such_set'"),
+        (["--config.train.batch_size=2000"], "the set has 1437 images"),
+        (["--workdir=/proc/run"], "can't be written"),
+        (["--mode=evaluate"], "has no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, text, tmp_path):
+    done = main("--config=configs/smoke.py", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("W")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert text in lines[0]
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_the_same_command_goes_on(number, tmp_path):
+    command = ("--config=configs/smoke.py", f"--workdir={tmp_path}")
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *command, "--config.train.epochs=100000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as run:
+        for line in run.stdout:
+            if line.startswith("epoch"):
+                break
+        time.sleep(0.2)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=60)
+    assert run.returncode == 128 + number, errors
+    assert "repeat the command to continue" in output
+    assert "Traceback" not in errors
+    epochs = len((tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert epochs >= 1
+    done = main(*command, f"--config.train.epochs={epochs + 2}")
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stdout
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, epochs + 3))
+
+
+def test_import_is_quick_and_light():
+    code = (
+        "import sys, hsjax, hsjax.coordinates, hsjax.losses, hsjax.samplers, hsjax.models; "
+        "print([m for m in ('tensorflow', 'sklearn', 'orbax', 'tensorboardX', 'matplotlib', "
+        "'tensorflow_datasets') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
