@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
@@ -39,6 +39,7 @@ def main(_) -> None:
     from hsjax import experiment
     from hsjax.config import UserError
 
+    logging.set_verbosity(logging.WARNING)
     # A second start skips most of the compilation.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 
@@ -25,8 +24,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
-        # Orbax reports its housekeeping at warning level.
-        absl_logging.set_verbosity(absl_logging.ERROR)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(

@@ -186,7 +186,7 @@ def _check_finite(experiment, state, checkpoints):
     steps = _steps_in_history(experiment, step)
     history = {name: np.asarray(row[:steps]) for name, row in state.history.items()}
     bad = np.flatnonzero(~np.isfinite(np.stack(list(history.values()))).all(axis=0))
-    finite = all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params))
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
     if not bad.size and finite:
         return
     inside = bad[0] if bad.size else steps - 1
