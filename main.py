@@ -57,6 +57,8 @@ def main(_) -> None:
     except experiment.Interrupted as stop:
         print(stop)
         sys.exit(128 + stop.signal)
+    except KeyboardInterrupt:  # outside of training: there is nothing to save
+        _fail("interrupted: repeat the command to continue", 130)
 
 
 def _fail(error: Exception | str, status: int) -> None:

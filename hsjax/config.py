@@ -102,13 +102,6 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
     return path
 
 
-def write_json(path: Path, tree: dict) -> None:
-    """Write a small JSON file so that a reader sees all of it or the one before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(tree, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def _flat(tree: dict, prefix: str = "") -> dict:
     flat = {}
     for key, value in tree.items():

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from hsjax import data, figures, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError, open_workdir, validate, write_json
-from hsjax.logs import Progress, Records
+from hsjax.config import UserError, open_workdir, validate
+from hsjax.logs import Progress, Records, write_json
 
 SHOWN = ("loss", "mse", "kl", "beta")  # terms in the progress line
 
@@ -66,10 +66,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         step = int(state.step)
         if step:
             print(f"continuing {path} after epoch {step // experiment.steps}, step {step}")
-        with Records(path, step // experiment.steps, step) as records, _Signals() as signals:
-            state = _train(
-                experiment, dataset, state, model, checkpoints, records, signals.received
-            )
+        with Records(path, step // experiment.steps, step) as records:
+            with _Signals() as signals:
+                state = _train(
+                    experiment, dataset, state, model, checkpoints, records, signals.received
+                )
             return _evaluate(path, experiment, model, state, dataset, records)
 
 
@@ -117,7 +118,7 @@ def _train(experiment, dataset, state, model, checkpoints, records, stop_signal)
         return stop_signal() is None
 
     try:
-        while int(state.step) < last:
+        while (before := int(state.step)) < last:
             started = time.monotonic()
             state = train.train_epoch(
                 programs, objective, state, images, scan=scan, after_step=after_step
@@ -130,7 +131,8 @@ def _train(experiment, dataset, state, model, checkpoints, records, stop_signal)
                 row = _averages(state, experiment.steps)
                 if epoch == 1 and config.loss.relative_beta and row["kl"] > 0:
                     state = state._replace(beta_scale=jnp.float32(row["mse"] / row["kl"]))
-                rate = {"seconds": seconds, "images_per_second": count / seconds}
+                seen = (step - before) * config.train.batch_size
+                rate = {"seconds": seconds, "images_per_second": seen / seconds}
                 records.epoch({"epoch": epoch, "step": step, **row, **rate})
                 shown = {name: row[name] for name in SHOWN}
                 progress.show(step, shown, new=step - first, final=step == last)

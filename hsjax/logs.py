@@ -1,6 +1,7 @@
 """What a run tells while it goes: the progress line, metrics.jsonl and TensorBoard files."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -72,7 +73,7 @@ class Records:
         """Continue after `epoch`: what an interrupted run wrote beyond it is dropped."""
         self._path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(workdir) if row["epoch"] <= epoch]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self):
@@ -97,6 +98,18 @@ class Records:
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"test/{name}", value, step)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that a reader sees all of it or the one before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, tree: dict) -> None:
+    """Write a dictionary as JSON, atomically."""
+    write_atomically(path, json.dumps(tree, indent=2) + "\n")
 
 
 def read_metrics(workdir: Path) -> list[dict]:

@@ -7,7 +7,8 @@ A VAE minimises reconstruction error + β · regulariser (2)(6). The regulariser
 * `total(spherical_kl(mean, std, spec), spec)`, batch statistics of hyperspherical coordinates
   (4)(5), with the targets and gains of a `Spec`: `paper_spec` or `published_spec`.
 
-Everything is computed in float32 or wider whatever the dtype of the input.
+Everything is computed in float32 or wider whatever the dtype of the input; an array that isn't
+floating-point is a TypeError that names the argument.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ def squared_error(x: ArrayLike, reconstruction: ArrayLike) -> Array:
     Raises:
       ValueError: the shapes differ.
     """
-    x, reconstruction = _wide(x), _wide(reconstruction)
+    x, reconstruction = _wide(x, "x"), _wide(reconstruction, "reconstruction")
     if x.shape != reconstruction.shape:
         raise ValueError(f"reconstruction has shape {reconstruction.shape}, but x {x.shape}")
     return jnp.sum((x - reconstruction) ** 2) / x.shape[0]
@@ -261,7 +262,7 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
     Raises:
       ValueError: B < 2 or n < 2.
     """
-    x = _wide(x)
+    x = _wide(x, "x")
     if x.ndim < 2 or min(x.shape[-2:]) < 2:
         raise ValueError(
             f"batch statistics need at least 2 rows of 2 coordinates, got shape {x.shape}"
@@ -348,13 +349,15 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     raise ValueError(f"form must be one of {', '.join(ANNEALINGS)}, got {form!r}")
 
 
-def _wide(x: ArrayLike) -> Array:
+def _wide(x: ArrayLike, name: str) -> Array:
     x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be a floating-point array, got {x.dtype}")
     return x.astype(computed_in(x.dtype))
 
 
 def _pair(mean: ArrayLike, other: ArrayLike, name: str) -> tuple[Array, Array]:
-    mean, other = _wide(mean), _wide(other)
+    mean, other = _wide(mean, "mean"), _wide(other, name)
     if mean.ndim != 2 or mean.shape != other.shape:
         raise ValueError(
             f"mean and {name} must both be [batch, n], got {mean.shape} and {other.shape}"

@@ -308,5 +308,9 @@ def test_bad_arguments_are_named():
         losses.spherical_kl(mean[:1], std[:1], spec)
     with pytest.raises(ValueError, match="mean and log_variance"):
         losses.gaussian_kl(mean, std[:, :2])
+    with pytest.raises(TypeError, match="std must be a floating-point array, got int32"):
+        losses.spherical_kl(mean, np.ones((12, 7), np.int32), spec)
+    with pytest.raises(TypeError, match="x must be a floating-point array, got uint8"):
+        losses.squared_error(np.ones((2, 3), np.uint8), mean[:2, :3])
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.eps = 0.0
