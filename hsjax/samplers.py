@@ -1,10 +1,14 @@
 """Where new latents come from: each sampler has fit(embeddings) and sample(parameters, key, count).
 
 Embeddings are the encoder's means, [count, n]. `fit` runs once, on the host in float64; `sample` is
-pure JAX with an explicit key. A model with `project` rescales every sample to √n when it decodes; a
-model without sees the radius drawn here.
+pure JAX with an explicit key, jittable with a static count, and returns float32 [count, n]. A model
+with `project` rescales every sample to √n when it decodes; a model without sees the radius drawn
+here, which is the embeddings' mean radius for every sampler on a sphere but `uniform_sphere`.
+
+`slerp` goes from one latent to another along the sphere.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.special import ndtr
+from jax.typing import ArrayLike
 
 from hsjax import coordinates
 
@@ -23,12 +29,18 @@ class Sampler(NamedTuple):
     sample: Callable
 
 
-class Gaussian(NamedTuple):
-    """N(mean, factor factorᵀ), projected to a radius: [n], [n, n], scalar; float32."""
+def _float32(*arrays) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
-    mean: Array
-    factor: Array
-    radius: Array
+
+def _directions(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
+    """Unit vectors (float64) and the mean radius."""
+    embeddings = np.asarray(embeddings, np.float64)
+    radii = np.linalg.norm(embeddings, axis=1)
+    return embeddings / np.where(radii > 0, radii, 1.0)[:, None], radii.mean()
+
+
+# ---------------------------------------------------------------- prior and uniform on the sphere
 
 
 def _fit_dimension(embeddings) -> Array:
@@ -43,37 +55,265 @@ def _sample_uniform_sphere(zeros: Array, key: Array, count: int) -> Array:
     return coordinates.project(_sample_prior(zeros, key, count))
 
 
-def _fit_projected_gaussian(embeddings) -> Gaussian:
-    embeddings = np.asarray(embeddings, np.float64)
-    covariance = np.cov(embeddings, rowvar=False)
-    # A root that exists also when there are fewer embeddings than coordinates.
-    values, vectors = np.linalg.eigh(covariance)
-    factor = vectors * np.sqrt(np.maximum(values, 0.0))
-    radius = np.linalg.norm(embeddings, axis=1).mean()
-    return Gaussian(*(jnp.asarray(a, jnp.float32) for a in (embeddings.mean(0), factor, radius)))
-
-
-def _sample_projected_gaussian(parameters: Gaussian, key: Array, count: int) -> Array:
-    noise = jax.random.normal(key, (count, parameters.mean.size))
-    z = parameters.mean[None] + jnp.matmul(noise, parameters.factor.T, precision="highest")
-    return coordinates.project(z, parameters.radius)
-
-
 prior = Sampler(_fit_dimension, _sample_prior)
 """N(0, I), the standard VAE's own."""
 
 uniform_sphere = Sampler(_fit_dimension, _sample_uniform_sphere)
 """Uniform on the sphere of radius √n: the prior's limit in high dimension."""
 
-projected_gaussian = Sampler(_fit_projected_gaussian, _sample_projected_gaussian)
+
+# ------------------------------------------------------------------------------- von Mises-Fisher
+
+
+class VonMisesFisher(NamedTuple):
+    """Density ∝ exp(κ direction·x) on the unit sphere, and the table that samples it; float32."""
+
+    direction: Array  # [n], unit
+    kappa: Array  # scalar
+    radius: Array  # scalar, what unit samples are multiplied by
+    cosine: Array  # [nodes], increasing values of direction·x
+    cumulative: Array  # [nodes], their probabilities
+
+
+def mean_resultant_length(n: int, kappa: float) -> float:
+    """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the mean of a von Mises-Fisher law.
+
+    I_v / I_{v-1} = 1 / (2v/κ + I_{v+1} / I_v), run downwards from an order so high that a bound
+    (Amos, 1974) is as good as the value: accurate to float64 for any n >= 2 and κ >= 0.
+    """
+    if kappa == 0.0:
+        return 0.0
+    steps = 5000
+    v = 0.5 * n + steps
+    ratio = kappa / (v - 0.5 + np.sqrt((v + 0.5) ** 2 + kappa**2))
+    for k in range(1, steps + 1):
+        ratio = 1.0 / (2.0 * (v - k) / kappa + ratio)
+    return ratio
+
+
+def concentration(n: int, length: float) -> float:
+    """κ with A_n(κ) = length: the maximum likelihood for a mean of unit vectors that long.
+
+    Args:
+      n: dimension, >= 2.
+      length: norm of the mean of unit vectors, in [0, 1).
+
+    Raises:
+      ValueError: length outside of [0, 1); all vectors equal would need an infinite κ.
+    """
+    if not 0.0 <= length < 1.0:
+        raise ValueError(f"length must be in [0, 1), got {length}")
+    kappa = length * (n - length**2) / (1.0 - length**2)  # Banerjee et al., 2005
+    for _ in range(20):
+        a = mean_resultant_length(n, kappa)
+        slope = 1.0 - a * a - (n - 1) * a / kappa if kappa else 1.0 / n
+        step = (a - length) / slope
+        kappa = max(kappa - step, 0.5 * kappa)
+        if abs(step) <= 1e-12 * kappa:
+            break
+    return float(kappa)
+
+
+def _fit_vmf(embeddings) -> VonMisesFisher:
+    units, radius = _directions(embeddings)
+    n = units.shape[1]
+    mean = units.mean(axis=0)
+    length = np.linalg.norm(mean)
+    # Equal rows have no spread to fit: one part in 1e12 stands for none.
+    kappa = concentration(n, min(length, 1.0 - 1e-12))
+    direction = mean / length if length > 0 else np.eye(n)[0]
+
+    # The marginal of t = direction·x is ∝ (1 - t²)^{(n-3)/2} e^{κt}. Its inverse distribution
+    # function is tabulated around the mode, in the angle from it, which also suits n = 3.
+    power = 0.5 * (n - 3)
+    mode = 2.0 * kappa / (n - 3 + np.sqrt((n - 3) ** 2 + 4.0 * kappa**2)) if kappa else 0.0
+    spread = 1.0 / np.sqrt(max(n - 1.0, 1.0) + kappa)  # no narrower than half of the true one
+    low, high = np.arccos(mode) - 40.0 * spread, np.arccos(mode) + 40.0 * spread
+    angle = np.linspace(min(high, np.pi), max(low, 0.0), 16_384)
+    with np.errstate(divide="ignore"):
+        # dt = sin(angle) d(angle) turns the power n - 3 of the sine into n - 2.
+        log_density = (2.0 * power + 1.0) * np.log(np.sin(angle)) + kappa * np.cos(angle)
+    density = np.exp(log_density - log_density.max())
+    cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
+    return VonMisesFisher(
+        *_float32(direction, kappa, radius, np.cos(angle), cumulative / cumulative[-1])
+    )
+
+
+def _sample_vmf(parameters: VonMisesFisher, key: Array, count: int) -> Array:
+    cosine_key, tangent_key = jax.random.split(key)
+    uniform = jax.random.uniform(cosine_key, (count,))
+    cosine = jnp.interp(uniform, parameters.cumulative, parameters.cosine)[:, None]
+    direction = parameters.direction
+    tangent = jax.random.normal(tangent_key, (count, direction.size))
+    along = jnp.matmul(tangent, direction, precision="highest")[:, None]
+    tangent = coordinates.project(tangent - along * direction[None], 1.0)
+    sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, 0.0))
+    return parameters.radius * (cosine * direction[None] + sine * tangent)
+
+
+vmf = Sampler(_fit_vmf, _sample_vmf)
+"""The von Mises-Fisher law of maximum likelihood (section 4.4).
+
+It has the embeddings' mean direction and the trace of their covariance, not the covariance itself:
+its single κ is the same in all directions. n >= 3. No sample is rejected.
+"""
+
+
+# ------------------------------------------------------------------- projected Gaussian, mixtures
+
+
+class Mixture(NamedTuple):
+    """Gaussians N(mean, factor factorᵀ) by weight, projected to a radius; float32."""
+
+    log_weights: Array  # [components]
+    means: Array  # [components, n]
+    factors: Array  # [components, n, n]
+    radius: Array  # scalar
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """F with F Fᵀ = covariance, also when there are fewer embeddings than coordinates."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+
+
+def _fit_projected_gaussian(embeddings) -> Mixture:
+    embeddings = np.asarray(embeddings, np.float64)
+    covariance = np.cov(embeddings, rowvar=False)
+    _, radius = _directions(embeddings)
+    means, factors = embeddings.mean(axis=0)[None], _root(covariance)[None]
+    return Mixture(*_float32(np.zeros(1), means, factors, radius))
+
+
+def _fit_projected_gmm(embeddings) -> Mixture:
+    from sklearn.exceptions import ConvergenceWarning  # a second to import
+    from sklearn.mixture import GaussianMixture
+
+    embeddings = np.asarray(embeddings, np.float64)
+    if len(embeddings) > 10_000:  # enough for the moments, and a minute less
+        embeddings = np.random.default_rng(0).choice(embeddings, 10_000, replace=False)
+    # In units of the embeddings' spread, for the ridge on the covariances to mean the same.
+    scale = embeddings.std() or 1.0
+    mixture = GaussianMixture(min(10, len(embeddings)), reg_covar=1e-4, max_iter=50, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
+        mixture.fit(embeddings / scale)
+    _, radius = _directions(embeddings)
+    return Mixture(
+        *_float32(
+            np.log(mixture.weights_),
+            scale * mixture.means_,
+            scale * _root(mixture.covariances_),
+            radius,
+        )
+    )
+
+
+def _sample_mixture(parameters: Mixture, key: Array, count: int) -> Array:
+    choice_key, noise_key = jax.random.split(key)
+    choice = jax.random.categorical(choice_key, parameters.log_weights, shape=(count,))
+    noise = jax.random.normal(noise_key, (count, parameters.means.shape[1]))
+
+    def component(z, part):  # one at a time: gathering a factor per sample would be count × n²
+        index, mean, factor = part
+        mine = mean[None] + jnp.matmul(noise, factor.T, precision="highest")
+        return jnp.where((choice == index)[:, None], mine, z), None
+
+    parts = (jnp.arange(len(parameters.means)), parameters.means, parameters.factors)
+    z, _ = jax.lax.scan(component, jnp.zeros_like(noise), parts)
+    return coordinates.project(z, parameters.radius)
+
+
+projected_gaussian = Sampler(_fit_projected_gaussian, _sample_mixture)
 """A Gaussian of the embeddings' mean and covariance, projected to their mean radius.
 
 One reading of the paper's "von Mises-Fisher distribution with the same mean and covariance as the
-embeddings" (section 4.4): a von Mises-Fisher law proper has a single concentration.
+embeddings" (section 4.4), which a von Mises-Fisher law proper cannot have.
 """
+
+projected_gmm = Sampler(_fit_projected_gmm, _sample_mixture)
+"""Ten Gaussians with full covariances, projected likewise; scikit-learn's, with a fixed seed, fitted
+to at most 10,000 of the embeddings."""
+
+
+# ------------------------------------------------------------------------------------------ angles
+
+
+class AngleCopula(NamedTuple):
+    """Empirical marginals of the angles, joined by a Gaussian copula; float32."""
+
+    factor: Array  # [n - 1, n - 1], root of the correlation of the angles' normal scores
+    levels: Array  # [levels], probabilities
+    quantiles: Array  # [n - 1, levels], the angles at them
+    radius: Array  # scalar
+
+
+def _fit_angles(embeddings) -> AngleCopula:
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    units, radius = _directions(embeddings)
+    _, angles = coordinates.to_spherical(jnp.asarray(units, jnp.float32))
+    angles = np.asarray(angles, np.float64)
+    # The last angle is a full turn: it is cut where the data is not, opposite to its mean.
+    middle = np.angle(np.exp(1j * angles[:, -1]).mean())
+    angles[:, -1] = middle + np.angle(np.exp(1j * (angles[:, -1] - middle)))
+    scores = ndtri((rankdata(angles, axis=0) - 0.5) / len(angles))
+    covariance = np.atleast_2d(np.cov(scores, rowvar=False))
+    deviation = np.sqrt(np.diag(covariance))
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    correlation = covariance / np.outer(deviation, deviation)
+    np.fill_diagonal(correlation, 1.0)
+    levels = (np.arange(min(len(angles), 1024)) + 0.5) / min(len(angles), 1024)
+    quantiles = np.quantile(angles, levels, axis=0).T
+    return AngleCopula(*_float32(_root(correlation), levels, quantiles, radius))
+
+
+def _sample_angles(parameters: AngleCopula, key: Array, count: int) -> Array:
+    noise = jax.random.normal(key, (count, len(parameters.factor)))
+    level = ndtr(jnp.matmul(noise, parameters.factor.T, precision="highest"))
+    marginal = jax.vmap(jnp.interp, in_axes=(1, None, 0), out_axes=1)
+    angles = marginal(level, parameters.levels, parameters.quantiles)
+    return coordinates.to_cartesian(jnp.full(count, parameters.radius), angles)
+
+
+angles = Sampler(_fit_angles, _sample_angles)
+"""What the coordinates suggest: each angle as in the embeddings, joined by a Gaussian copula."""
+
 
 SAMPLERS = {
     "prior": prior,
     "uniform_sphere": uniform_sphere,
+    "vmf": vmf,
     "projected_gaussian": projected_gaussian,
+    "projected_gmm": projected_gmm,
+    "angles": angles,
 }
+
+
+def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
+    """Spherical linear interpolation: the great circle for the direction, a line for the radius.
+
+    Opposite directions have no single great circle: the result is then not on the sphere.
+
+    Args:
+      start: [n], not zero.
+      end: [n], not zero.
+      fractions: [count], 0 at start and 1 at end.
+
+    Returns:
+      [count, n].
+    """
+    start, end, fractions = jnp.asarray(start), jnp.asarray(end), jnp.asarray(fractions)
+    lengths = coordinates.radius(start), coordinates.radius(end)
+    a, b = start / lengths[0], end / lengths[1]
+    angle = 2.0 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
+
+    def weight(part):
+        """sin(part angle) / sin(angle), whose limit is part for equal directions."""
+        near = angle < 1e-3
+        return jnp.where(near, part, jnp.sin(part * angle) / jnp.where(near, 1.0, jnp.sin(angle)))
+
+    direction = weight(1.0 - fractions)[:, None] * a[None] + weight(fractions)[:, None] * b[None]
+    return ((1.0 - fractions) * lengths[0] + fractions * lengths[1])[:, None] * direction

@@ -1,51 +1,167 @@
-"""Samplers draw what they say: moments, sphere, reproducibility."""
+"""Samplers against closed forms, rejection sampling and the embeddings they were fitted to."""
 
 import jax
+import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
+from scipy import stats
 
+from hsjax import coordinates, samplers
 from hsjax.samplers import SAMPLERS
 
+SPHERICAL = [name for name in SAMPLERS if name != "prior"]
 
-def embeddings(count=2000, n=6):
+
+def embeddings(count=3000, n=6, spread=0.2):
+    """An elongated cloud around (1, ..., 1) on the sphere of radius √n."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(count, n)) @ rng.normal(size=(n, n)) * 0.2 + 1.0
+    x = rng.normal(size=(count, n)) @ rng.normal(size=(n, n)) * spread + 1.0
     return (np.sqrt(n) * x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def draw(name, x, count, key=0):
+    sampler = SAMPLERS[name]
+    return np.asarray(sampler.sample(sampler.fit(x), jax.random.key(key), count))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_have_the_shape_and_follow_the_key(name):
     sampler = SAMPLERS[name]
     parameters = sampler.fit(embeddings())
-    draw = jax.jit(sampler.sample, static_argnums=2)
-    first = draw(parameters, jax.random.key(0), 100)
+    jitted = jax.jit(sampler.sample, static_argnums=2)
+    first = jitted(parameters, jax.random.key(0), 100)
     assert first.shape == (100, 6)
-    np.testing.assert_array_equal(first, draw(parameters, jax.random.key(0), 100))
-    assert np.abs(first - draw(parameters, jax.random.key(1), 100)).max() > 0
-    if name != "prior":
+    assert first.dtype == jnp.float32
+    np.testing.assert_array_equal(first, jitted(parameters, jax.random.key(0), 100))
+    assert np.abs(first - jitted(parameters, jax.random.key(1), 100)).max() > 0
+    if name in SPHERICAL:
         np.testing.assert_allclose(np.linalg.norm(first, axis=1), 6**0.5, rtol=1e-5)
 
 
-def test_prior_and_uniform_sphere_have_unit_covariance():
-    for name in ("prior", "uniform_sphere"):
-        z = SAMPLERS[name].sample(SAMPLERS[name].fit(embeddings()), jax.random.key(0), 50_000)
-        np.testing.assert_allclose(np.mean(z, 0), np.zeros(6), atol=0.03)
-        np.testing.assert_allclose(np.cov(z, rowvar=False), np.eye(6), atol=0.04)
+@pytest.mark.parametrize("name", ["prior", "uniform_sphere"])
+def test_prior_and_uniform_sphere_have_unit_covariance(name):
+    z = draw(name, embeddings(), 50_000)
+    np.testing.assert_allclose(z.mean(0), np.zeros(6), atol=0.03)
+    np.testing.assert_allclose(np.cov(z, rowvar=False), np.eye(6), atol=0.04)
 
 
-def test_projected_gaussian_keeps_direction_and_shape_of_the_cloud():
-    x = embeddings()
-    sampler = SAMPLERS["projected_gaussian"]
-    z = np.asarray(sampler.sample(sampler.fit(x), jax.random.key(0), 50_000))
-    np.testing.assert_allclose(z.mean(0), x.mean(0), atol=0.1)
-    np.testing.assert_allclose(np.cov(z, rowvar=False), np.cov(x, rowvar=False), atol=0.1)
+@pytest.mark.parametrize("name", ["projected_gaussian", "projected_gmm", "angles"])
+def test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud(name):
+    x = embeddings(spread=0.1)
+    z = draw(name, x, 50_000)
+    np.testing.assert_allclose(z.mean(0), x.mean(0), atol=0.05)
+    shape = np.cov(x, rowvar=False)
+    np.testing.assert_allclose(np.cov(z, rowvar=False), shape, atol=0.15 * shape.max())
 
 
-def test_projected_gaussian_from_fewer_embeddings_than_coordinates():
-    x = embeddings(count=4)
-    sampler = SAMPLERS["projected_gaussian"]
-    z = sampler.sample(sampler.fit(x), jax.random.key(0), 50)
-    assert np.isfinite(z).all()
-    # Nothing leaves the plane through the origin and the four embeddings.
-    span = np.linalg.svd(np.concatenate([x, z]), compute_uv=False)
-    assert span[4] < 1e-3 * span[0]
+def test_mixture_finds_clusters_that_one_gaussian_bridges():
+    rng = np.random.default_rng(0)
+    centres = 3.0 * np.eye(10)
+    x = (centres[rng.integers(0, 10, 4000)] + 0.1 * rng.normal(size=(4000, 10))).astype(np.float32)
+
+    def distance(z):
+        return np.min(np.linalg.norm(z[:, None] - centres[None], axis=2), axis=1)
+
+    assert np.quantile(distance(draw("projected_gmm", x, 2000)), 0.95) < 0.6
+    assert np.median(distance(draw("projected_gaussian", x, 2000))) > 1.5
+
+
+def test_angles_have_the_marginals_of_the_embeddings():
+    rng = np.random.default_rng(1)
+    # Two islands in the first angle, and a last angle around π, where atan2 is cut.
+    x = rng.normal(size=(4000, 5)) * [0.1, 0.3, 0.3, 0.1, 0.1] + [0.0, 1.0, 1.0, -1.0, 0.0]
+    x[:, 0] += np.where(rng.random(4000) < 0.5, 2.0, -2.0)
+    x = x.astype(np.float32)
+    z = draw("angles", x, 4000)
+    ours, theirs = (np.asarray(coordinates.to_spherical(v)[1]) for v in (z, x))
+    for k in range(3):
+        assert stats.ks_2samp(ours[:, k], theirs[:, k]).statistic < 0.04
+    turn = [np.mod(a[:, 3], 2 * np.pi) for a in (ours, theirs)]
+    assert stats.ks_2samp(*turn).statistic < 0.04
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 63, 128, 1000, 10_000])
+@pytest.mark.parametrize("relative", [1e-3, 0.1, 1.0, 10.0])
+def test_mean_resultant_length_and_its_inverse(n, relative):
+    """Against Bessel functions of forty digits, and against itself."""
+    kappa = relative * n
+    terms = {"maxterms": 10**6}
+    with mpmath.workdps(40):
+        order = mpmath.mpf(n) / 2
+        ratio = mpmath.besseli(order, kappa, **terms) / mpmath.besseli(order - 1, kappa, **terms)
+        expected = float(ratio)
+        rest = float(1 - ratio)
+    length = samplers.mean_resultant_length(n, kappa)
+    assert abs(length - expected) < 1e-13 * expected + 1e-12 * rest
+    np.testing.assert_allclose(samplers.concentration(n, expected), kappa, rtol=1e-9)
+
+
+def test_mean_resultant_length_has_the_closed_form_of_three_dimensions():
+    for kappa in (0.1, 1.0, 50.0, 1e6):
+        expected = 1 / np.tanh(kappa) - 1 / kappa
+        np.testing.assert_allclose(samplers.mean_resultant_length(3, kappa), expected, rtol=1e-9)
+    assert samplers.mean_resultant_length(7, 0.0) == 0.0
+    assert samplers.concentration(7, 0.0) == 0.0
+    with pytest.raises(ValueError, match="length must be in"):
+        samplers.concentration(7, 1.0)
+
+
+def by_rejection(n, kappa, count, seed=0):
+    """Cosines to the mean direction by Wood's (1994) rejection, in float64."""
+    rng = np.random.default_rng(seed)
+    b = (n - 1) / (2 * kappa + np.sqrt(4 * kappa**2 + (n - 1) ** 2))
+    x0 = (1 - b) / (1 + b)
+    c = kappa * x0 + (n - 1) * np.log(1 - x0**2)
+    cosines = np.empty(0)
+    while len(cosines) < count:
+        z = rng.beta((n - 1) / 2, (n - 1) / 2, count)
+        w = (1 - (1 + b) * z) / (1 - (1 - b) * z)
+        keep = kappa * w + (n - 1) * np.log(1 - x0 * w) - c >= np.log(rng.random(count))
+        cosines = np.concatenate([cosines, w[keep]])
+    return cosines[:count]
+
+
+@pytest.mark.parametrize("n", [3, 4, 50, 200, 1000, 10_000])
+@pytest.mark.parametrize("relative", [0.05, 1.0, 20.0])
+def test_vmf_samples_pass_a_test_against_rejection(n, relative):
+    """Fitted to embeddings whose mean has the length for that κ; the cosines are then compared."""
+    kappa, count = relative * n, 3000
+    length = samplers.mean_resultant_length(n, kappa)
+    pair = np.zeros((2, n), np.float64)  # two unit vectors whose mean is `length` along axis 0
+    pair[:, 0], pair[0, 1], pair[1, 1] = length, np.sqrt(1 - length**2), -np.sqrt(1 - length**2)
+    parameters = samplers.vmf.fit(2.0 * pair)
+    np.testing.assert_allclose(parameters.kappa, kappa, rtol=1e-5)
+    z = np.asarray(samplers.vmf.sample(parameters, jax.random.key(1), count))
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), 2.0, rtol=1e-5)
+    cosines = z[:, 0] / 2.0
+    assert stats.ks_2samp(cosines, by_rejection(n, kappa, count)).pvalue > 1e-3
+    # The rest of a sample is uniform around the axis.
+    assert stats.kstest(np.arctan2(z[:, 1], z[:, 2]), "uniform", (-np.pi, 2 * np.pi)).pvalue > 1e-3
+
+
+def test_vmf_matches_mean_and_total_variance_of_what_it_was_fitted_to():
+    x = embeddings(n=40, spread=0.05)
+    z = draw("vmf", x, 20_000)
+    np.testing.assert_allclose(z.mean(0), x.mean(0), atol=0.05)
+    np.testing.assert_allclose(np.trace(np.cov(z.T)), np.trace(np.cov(x.T)), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", SPHERICAL)
+@pytest.mark.parametrize("case", ["few", "equal", "zero"])
+def test_degenerate_embeddings_give_finite_samples(name, case):
+    x = {"few": embeddings(count=4), "equal": np.ones((20, 6)), "zero": np.zeros((20, 6))}[case]
+    assert np.isfinite(draw(name, np.asarray(x, np.float32), 50)).all()
+
+
+def test_slerp():
+    a, b = jnp.array([2.0, 0.0, 0.0]), jnp.array([0.0, 4.0, 0.0])
+    path = samplers.slerp(a, b, jnp.array([0.0, 0.5, 1.0]))
+    half = 3.0 * np.sqrt(0.5)
+    np.testing.assert_allclose(path, [[2, 0, 0], [half, half, 0], [0, 4, 0]], atol=1e-6)
+    still = samplers.slerp(a, a, jnp.linspace(0.0, 1.0, 5))
+    np.testing.assert_allclose(still, np.tile(a, (5, 1)), atol=1e-6)
+    z = jax.random.normal(jax.random.key(0), (2, 50))
+    steps = samplers.slerp(z[0], z[1], jnp.linspace(0.0, 1.0, 11))
+    units = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.sum(units[1:] * units[:-1], axis=1).std(), 0.0, atol=1e-6)
