@@ -233,8 +233,10 @@ embeddings" (section 4.4), which a von Mises-Fisher law proper cannot have.
 """
 
 projected_gmm = Sampler(_fit_projected_gmm, _sample_mixture)
-"""Ten Gaussians with full covariances, projected likewise; scikit-learn's, with a fixed seed, fitted
-to at most 10,000 of the embeddings."""
+"""Ten Gaussians with full covariances, projected likewise.
+
+Fitted by scikit-learn, with a fixed seed, to at most 10,000 of the embeddings.
+"""
 
 
 # ------------------------------------------------------------------------------------------ angles
