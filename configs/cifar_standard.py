@@ -1,4 +1,11 @@
-"""x"""
+"""The standard VAE on CIFAR10, n = 200: a point of the paper's figure 2.
+
+Command: python main.py --config=configs/cifar_standard.py
+Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.
+Prints (seed 0): after 2 epochs (--config.train.epochs=2)
+  test MSE (sum) 60.6, 1000 x per value 19.7.
+A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
+"""
 
 from ml_collections import ConfigDict
 
@@ -10,5 +17,5 @@ def get_config() -> ConfigDict:
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.latent_dim = 200
-    config.loss.beta = 0.3
+    config.loss.beta = 0.3  # about the MSE of the compressed twin
     return config

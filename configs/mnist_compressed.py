@@ -1,4 +1,11 @@
-"""x"""
+"""The compressed VAE on MNIST, n = 128: the right half of the paper's figure 1.
+
+Command: python main.py --config=configs/mnist_compressed.py
+Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
+Prints (seed 0): after 3 epochs (--config.train.epochs=3 --config.loss.annealing_epochs=3)
+  test MSE (sum) 13.1, k-NN accuracy 0.960.
+A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
+"""
 
 from ml_collections import ConfigDict
 
@@ -10,7 +17,7 @@ def get_config() -> ConfigDict:
     config.model.project = True
     config.loss.kind = "spherical"
     config.loss.beta = 1.0
-    config.loss.angle_gain = 10.0
+    config.loss.angle_gain = 10.0  # the paper leaves it open
     config.loss.annealing = "sqrt"
     config.sample.sampler = "projected_gaussian"
     return config

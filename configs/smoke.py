@@ -1,6 +1,8 @@
 """Everything once, in seconds: a tiny compressed VAE on the digits for two epochs.
 
 Command: python main.py --config=configs/smoke.py
+Run time: about 15 seconds on two CPU cores, most of it compilation.
+Prints (seed 0): test MSE (sum) 5.94, k-NN accuracy 0.708.
 """
 
 from ml_collections import ConfigDict
