@@ -34,12 +34,12 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_) -> None:
     """Run the mode; a user's mistake is one line and exit status 2."""
+    logging.set_verbosity(logging.WARNING)
     import jax
 
     from hsjax import experiment
     from hsjax.config import UserError
 
-    logging.set_verbosity(logging.WARNING)
     # A second start skips most of the compilation.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
