@@ -81,8 +81,8 @@ def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
             raise UserError(f"{source}: {images} is {dtype}: convert it to uint8 in 0..255")
         if len(shape) not in (3, 4):
             raise UserError(f"{source}: {images} has shape {shape}: make it [N, height, width, C]")
-        if 0 in shape:
-            raise UserError(f"{source}: {images} is empty, shape {shape}: give it some images")
+        if 0 in shape or shape[0] < 2:  # batch statistics need two
+            raise UserError(f"{source}: {images} has shape {shape}: give it 2 or more images")
         if len(shape) == 3:
             arrays[images] = arrays[images][..., None]
     train, test = (arrays[f"{split}_images"].shape[1:] for split in splits)

@@ -123,16 +123,14 @@ def _fit_vmf(embeddings) -> VonMisesFisher:
     kappa = concentration(n, min(length, 1.0 - 1e-12))
     direction = mean / length if length > 0 else np.eye(n)[0]
 
-    # The marginal of t = direction·x is ∝ (1 - t²)^{(n-3)/2} e^{κt}. Its inverse distribution
-    # function is tabulated around the mode, in the angle from it, which also suits n = 3.
-    power = 0.5 * (n - 3)
-    mode = 2.0 * kappa / (n - 3 + np.sqrt((n - 3) ** 2 + 4.0 * kappa**2)) if kappa else 0.0
-    spread = 1.0 / np.sqrt(max(n - 1.0, 1.0) + kappa)  # no narrower than half of the true one
-    low, high = np.arccos(mode) - 40.0 * spread, np.arccos(mode) + 40.0 * spread
-    angle = np.linspace(min(high, np.pi), max(low, 0.0), 16_384)
+    # The angle from the mean direction has a density ∝ sin(angle)^{n-2} e^{κ cos(angle)}. Its
+    # inverse distribution function is tabulated around the mode.
+    mode = np.arccos(2.0 * kappa / (n - 2 + np.sqrt((n - 2) ** 2 + 4.0 * kappa**2)) if kappa else 0)
+    spread = 1.0 / np.sqrt(n - 1 + kappa)  # no narrower than half of the true one
+    angle = np.linspace(min(mode + 40 * spread, np.pi), max(mode - 40 * spread, 0.0), 16_384)
     with np.errstate(divide="ignore"):
-        # dt = sin(angle) d(angle) turns the power n - 3 of the sine into n - 2.
-        log_density = (2.0 * power + 1.0) * np.log(np.sin(angle)) + kappa * np.cos(angle)
+        power = (n - 2) * np.log(np.sin(angle)) if n > 2 else 0.0
+    log_density = power + kappa * np.cos(angle)
     density = np.exp(log_density - log_density.max())
     cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
     return VonMisesFisher(
@@ -156,7 +154,7 @@ vmf = Sampler(_fit_vmf, _sample_vmf)
 """The von Mises-Fisher law of maximum likelihood (section 4.4).
 
 It has the embeddings' mean direction and the trace of their covariance, not the covariance itself:
-its single κ is the same in all directions. n >= 3. No sample is rejected.
+its single κ is the same in all directions. No sample is rejected.
 """
 
 
