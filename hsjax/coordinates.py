@@ -208,7 +208,7 @@ def _in_float32(function):
 
 @_in_float32
 def _radius(x):
-    return _tails(x)[..., 0]
+    return _norm(x)
 
 
 @_in_float32
@@ -238,7 +238,7 @@ def _to_cartesian(radius, angles):
 
 @_in_float32
 def _project(x, radius):
-    return radius * _ratio(x, _tails(x)[..., :1])
+    return radius * _ratio(x, _norm(x)[..., None])
 
 
 @_in_float32
@@ -246,6 +246,21 @@ def _log_volume(radius, angles):
     powers = jnp.arange(angles.shape[-1] - 1, 0, -1, dtype=angles.dtype)  # n-1-k for k = 1 ... n-2
     sines = jnp.sum(_log_sine(angles[..., :-1]) * powers, axis=-1)
     return angles.shape[-1] * _log(jnp.abs(radius)) + sines
+
+
+@jax.custom_jvp
+def _norm(x):
+    """t_1 alone: squares of x over its largest entry, whose sum neither over- nor underflows."""
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    scaled = _ratio(x, largest)
+    return largest[..., 0] * jnp.sqrt(jnp.sum(scaled * scaled, axis=-1))
+
+
+@_norm.defjvp
+def _norm_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    r = _norm(x)
+    return r, jnp.sum(_ratio(x, r[..., None]) * dx, axis=-1)
 
 
 @jax.custom_jvp
