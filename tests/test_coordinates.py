@@ -260,7 +260,8 @@ def test_any_row_comes_back(x):
     radius, angles = coordinates.to_spherical(x)
     assert np.all((angles[:-1] >= 0) & (angles[:-1] <= np.float32(np.pi)))
     back = np.asarray(coordinates.to_cartesian(radius, angles), np.float64)
-    assert np.max(np.abs(back - x)) <= 1e-6 * np.linalg.norm(x.astype(np.float64))
+    # A coordinate that falls among the subnormals is lost.
+    assert np.max(np.abs(back - x)) <= 1e-6 * np.linalg.norm(x.astype(np.float64)) + TINY
 
 
 @pytest.mark.parametrize("name", ["radius", "cosines", "to_spherical", "project"])
