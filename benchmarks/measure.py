@@ -1,0 +1,75 @@
+"""Timing for the benchmarks: interleaved rounds, medians, ratios with their spread, JSON."""
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MASK_LIMIT = 1 << 29  # values of the mask's (2, B, n, n) product, 2 GiB: more is not measured
+
+
+def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.ndarray]:
+    """Seconds a call of each function, [rounds]: every round runs them all, one after the other.
+
+    So whatever slows the machine for a while slows all of them, and ratios within a round stand.
+    Each function is called with nothing and returns arrays, which are waited for.
+    """
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        jax.block_until_ready(function())  # warm up
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                out = function()
+            jax.block_until_ready(out)
+            times[name].append((time.perf_counter() - start) / calls)
+    return {name: np.array(row) for name, row in times.items()}
+
+
+def ratio(times: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Median and quartiles of the ratio of two rows of `interleave`."""
+    low, median, high = np.quantile(times / reference, (0.25, 0.5, 0.75))
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def text(r: dict[str, float]) -> str:
+    """A ratio as "1.02 (1.00 to 1.04)"."""
+    return f"{r['median']:.3g} ({r['low']:.3g} to {r['high']:.3g})"
+
+
+def masked_statistics(x, eps):
+    """`losses.batch_statistics` as the paper describes it: an n x n mask and autodiff, O(n²)."""
+    n = x.shape[-1]
+    mask = jnp.triu(jnp.ones((n, n), x.dtype))
+    tails = jnp.sqrt(jnp.sum((x * x)[..., None, :] * mask, axis=-1) + eps)
+    radius = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
+    columns = jnp.concatenate([(x / tails)[..., :-1], radius], axis=-1)
+    return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
+
+
+def cumulative_statistics(x, eps):
+    """`losses.batch_statistics` as a running sum left to autodiff."""
+    sums = jax.lax.cumsum(x * x, axis=x.ndim - 1, reverse=True)
+    columns = jnp.concatenate(
+        [(x * jax.lax.rsqrt(sums + eps))[..., :-1], jnp.sqrt(sums[..., :1])], axis=-1
+    )
+    return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """Rows with the machine and the versions they were measured with."""
+    device = jax.devices()[0]
+    head = {
+        "device": f"{device.device_kind} ({device.platform}), {platform.machine()}",
+        "versions": {name: version(name) for name in ("jax", "flax", "numpy")},
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(head, indent=1) + "\n")
+    print(f"{head['device']}, jax {head['versions']['jax']}: {path}")

@@ -1,0 +1,109 @@
+"""What the spherical objective adds to training: a whole step, against the latent dimension.
+
+    python -m benchmarks.overhead [--quick] [--n=200,1000] [--dtype=bfloat16] [--out=FILE.json]
+
+Each round trains the CIFAR10 network for the same number of steps with the plain KLD (equation 1),
+and with our spherical objective, one after the other: a scan of steps on an accelerator, a loop of
+them on a CPU, as in training. The paper's n x n mask follows apart, against the median of the
+first. The images are noise, which costs the same. The projection of z to the sphere counts as part
+of the spherical objective.
+"""
+
+import argparse
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.measure import MASK_LIMIT, interleave, masked_statistics, ratio, text, write
+from configs import cifar_compressed, cifar_standard
+from hsjax import losses, train
+
+PAPER = {200: 1.32}  # time per epoch over the standard VAE's, at batch 200 (section 3)
+COUNT = 2000  # images
+
+
+def stepper(kind: str, n: int, dtype: str, batch: int, steps: int):
+    """A function that trains `steps` steps more each time it is called, and its program."""
+    config = (cifar_standard if kind == "standard" else cifar_compressed).get_config()
+    config.model.latent_dim, config.model.dtype, config.train.batch_size = n, dtype, batch
+    experiment, state = train.create(config, (32, 32, 3), COUNT)
+    images = jnp.asarray(
+        np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
+    )
+    programs = train.programs(experiment, COUNT)
+    numbers, order = train.objective(config), programs.order(state)
+    scan = train.runs_scan(config)
+    rows = jnp.tile(order, (-(-steps // len(order)), 1))[:steps]
+    form = masked_statistics if kind == "masked" else losses.batch_statistics
+    with mock.patch.object(losses, "batch_statistics", form):
+        jitted, argument = (programs.epoch, rows) if scan else (programs.step, order)
+        compiled = jitted.lower(numbers, state, images, argument).compile()
+
+    def run():
+        nonlocal state
+        for _ in range(1 if scan else steps):
+            state = compiled(numbers, state, images, argument)
+        return state
+
+    return run, compiled
+
+
+def measure(n: int, dtype: str, batch: int, rounds: int, steps: int) -> dict:
+    """One row of the table."""
+    kinds = ["standard", "spherical"]
+    if 2 * batch * n * n <= MASK_LIMIT:
+        kinds.append("masked")
+    runs = {kind: stepper(kind, n, dtype, batch, steps) for kind in kinds}
+    times = interleave({kind: runs[kind][0] for kind in kinds[:2]}, rounds)
+    over = {"spherical": ratio(times["spherical"], times["standard"])}
+    if "masked" in kinds:  # apart: its gigabytes slow down whatever allocates after it
+        times |= interleave({"masked": runs["masked"][0]}, rounds)
+        over["masked"] = ratio(times["masked"], np.median(times["standard"]))
+    return {
+        "n": n,
+        "batch": batch,
+        "dtype": dtype,
+        "milliseconds_per_step": {k: 1e3 * float(np.median(v)) / steps for k, v in times.items()},
+        "over_standard": over,
+        "temporary_bytes": {
+            k: p.memory_analysis().temp_size_in_bytes for k, (_, p) in runs.items()
+        },
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="n = 200 and 1000 in few rounds")
+    parser.add_argument("--n", default="50,100,200,400,800,1000,2000,5000,10000")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batch", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/overhead.json"))
+    arguments = parser.parse_args()
+    sizes = [200, 1000] if arguments.quick else [int(n) for n in arguments.n.split(",")]
+    accelerator = jax.default_backend() != "cpu"
+    steps = 50 if accelerator else 1
+    rounds = 30 if accelerator else 10 if arguments.quick else 20
+    print(
+        f"{'n':>6}  {'standard, ms':>12}  {'spherical / standard':>24}  "
+        f"{'masked / standard':>24}  paper"
+    )
+    rows = []
+    for n in sizes:
+        row = measure(n, arguments.dtype, arguments.batch, rounds, steps)
+        rows.append(row)
+        over = row["over_standard"]
+        masked = text(over["masked"]) if "masked" in over else "too large"
+        print(
+            f"{n:>6}  {row['milliseconds_per_step']['standard']:>12.2f}  "
+            f"{text(over['spherical']):>24}  {masked:>24}  {PAPER.get(n, '')}",
+            flush=True,
+        )
+    write(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()
