@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 
@@ -72,7 +72,7 @@ class Checkpoints:
             shutil.rmtree(aside / str(step), ignore_errors=True)
             shutil.move(self.folder / str(step), aside / str(step))
             self._manager.reload()
-            logging.getLogger("hsjax").warning(
+            logging.warning(
                 "the checkpoint of step %d is damaged: moved to %s, using the one before it",
                 step,
                 aside,

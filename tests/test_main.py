@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,6 +119,14 @@ def test_ctrl_c_and_sigterm_save_and_the_same_command_goes_on(number, tmp_path):
     assert "continuing" in done.stdout
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, epochs + 3))
+
+
+def test_the_readmes_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(example, names)
+    assert abs(names["z_again"] - names["z"]).max() < 1e-5
+    assert names["gradient"].shape == names["z"].shape
 
 
 def test_import_is_quick_and_light():
