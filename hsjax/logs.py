@@ -38,8 +38,10 @@ class Progress:
         """
         now = time.monotonic()
         self._shown = now
-        # A line that stays: the first epoch's, the last's, and one every five seconds.
+        # A line that stays: the first epoch's, the last's, one every five seconds at the end of an
+        # epoch, and in a log file one every half minute within.
         keep = final or (step % self.steps == 0 and now - self._kept > 5.0)
+        keep |= not self._in_place and now - max(self._kept, self._start) > 30.0
         if not (keep or self._in_place):
             return
         epoch, inside = divmod(step, self.steps)
