@@ -49,11 +49,12 @@ class Progress:
             epoch, inside = epoch - 1, self.steps
         rate = new / max(now - self._start, 1e-9)
         left = round((self.epochs * self.steps - step) / rate)
+        hours = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else f"{left // 60}"
         values = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
         part = "" if inside == self.steps else f" step {inside}/{self.steps}"
         line = (
             f"epoch {epoch + 1}/{self.epochs}{part}  {values}  "
-            f"{rate * self.batch_size:.0f} images/s  {left // 60}:{left % 60:02d} left"
+            f"{rate * self.batch_size:.0f} images/s  {hours}:{left % 60:02d} left"
         )
         if self._in_place:
             print(f"\r\033[K{line}", end="\n" if keep else "", flush=True)
