@@ -3,7 +3,7 @@
 Command: python main.py --config=configs/mnist_compressed.py
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
 Prints (seed 0): after 3 epochs (--config.train.epochs=3 --config.loss.annealing_epochs=3)
-  test MSE (sum) 13.1, k-NN accuracy 0.960.
+  test MSE (sum) about 13, k-NN accuracy about 0.96.
 A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 """
 

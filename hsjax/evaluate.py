@@ -45,7 +45,7 @@ def embed(model: Inference, state: train.TrainState, images, batch_size: int) ->
     parts = []
     for indices, mask in batches.eval_batches(len(images), batch_size):
         latent = jax.device_get(model.encode(state, images[indices]))
-        parts.append([x[np.asarray(mask, bool)] for x in latent])
+        parts.append([x[mask] for x in latent])
     return Latent(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -56,7 +56,7 @@ def mean_squared_error(
     average = metrics.Average.empty()
     for indices, mask in batches.eval_batches(len(images), batch_size):
         errors = model.errors(state, images[indices], z[indices])
-        part = metrics.Average.from_model_output(errors, mask=jnp.asarray(mask, bool))
+        part = metrics.Average.from_model_output(errors, mask=jnp.asarray(mask))
         average = average.merge(part)
     return float(average.compute())
 

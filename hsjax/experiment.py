@@ -49,12 +49,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       Diverged: a loss that is not finite; the last good checkpoint stays.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
-    validate(config)
-    path = open_workdir(config, workdir)
-    dataset = data.load(config.data.name, config.data.dir)
-    experiment, initial = train.create(
-        config, dataset.train_images.shape[1:], len(dataset.train_images)
-    )
+    path, dataset, experiment, initial = _open(config, workdir)
     write_json(path / "config.json", config.to_dict())
     overview = parameter_overview.get_parameter_overview(initial.params, include_stats=False)
     (path / "parameters.txt").write_text(overview + "\n")
@@ -80,19 +75,23 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       UserError: as `train_and_evaluate`, and if the workdir has no checkpoint.
     """
-    validate(config)
     if not (Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoint: train it first with --mode=train")
-    path = open_workdir(config, workdir)
-    dataset = data.load(config.data.name, config.data.dir)
-    experiment, initial = train.create(
-        config, dataset.train_images.shape[1:], len(dataset.train_images)
-    )
+    path, dataset, experiment, initial = _open(config, workdir)
     with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         state = checkpoints.restore(initial)
     if state is None:
         raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
     return _evaluate(path, experiment, evaluation.inference(experiment), state, dataset)
+
+
+def _open(config, workdir):
+    """Everything a run needs, or the UserError that says why not, before anything is written."""
+    validate(config)
+    path = open_workdir(config, workdir)
+    dataset = data.load(config.data.name, config.data.dir)
+    shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
+    return path, dataset, *train.create(config, shape, count)
 
 
 def _train(experiment, dataset, state, model, checkpoints, records, stop_signal):

@@ -15,17 +15,13 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, batch_size: int):
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
-        self._start, self._done = time.monotonic(), 0
+        self._start = time.monotonic()
         self._shown = self._kept = -np.inf
         self._in_place = sys.stdout.isatty()
 
     def due(self) -> bool:
         """Whether it's time to look at the numbers, which waits for the device."""
         return time.monotonic() - self._shown > 0.5
-
-    def seconds(self) -> float:
-        """Since the first step after the compilation."""
-        return time.monotonic() - self._start
 
     def show(self, step: int, terms: dict[str, float], *, new: int, final: bool = False) -> None:
         """Say where the run stands.

@@ -10,36 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.accuracy import KINDS, TINY, reference, rows
 from hsjax import coordinates
-
-TINY = np.finfo(np.float32).tiny
-
-
-def rows(kind, n, count=3, seed=0):
-    """float32 rows of the kinds a latent can take."""
-    x = np.random.default_rng(seed).normal(size=(count, n))
-    k = np.arange(n)
-    x = {
-        "gaussian": lambda: x,
-        "compressed": lambda: x * 0.5 ** (50 * k / n),
-        "geometric": lambda: x * 0.9**k,  # the tail passes 1e-19, where float32 squares vanish
-        "zero tail": lambda: np.where(k < (n + 1) // 2, x, 0.0),
-        "small": lambda: x * 1e-15,
-        "large": lambda: x * 1e15,
-    }[kind]()
-    return np.where(np.abs(x) < TINY, 0.0, x).astype(np.float32)
-
-
-KINDS = ("gaussian", "compressed", "geometric", "zero tail", "small", "large")
-
-
-def reference(x):
-    """radius, cosines and angles by the definition, in extended precision."""
-    x = x.astype(np.longdouble)
-    tails = np.sqrt(np.cumsum((x * x)[..., ::-1], axis=-1)[..., ::-1])
-    safe = np.where(tails > 0, tails, 1)
-    rest = np.concatenate([tails[..., 1:-1], x[..., -1:]], axis=-1)
-    return tails[..., 0], (x / safe)[..., :-1], np.arctan2(rest, x[..., :-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
