@@ -39,11 +39,11 @@ def main(_) -> None:
 
     from hsjax import experiment
     from hsjax.config import UserError
+    from hsjax.files import user_cache
 
     # A second start skips most of the compilation.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "hsjax" / "xla"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := user_cache()):
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
 
     name = Path(FLAGS["config"].config_filename).stem
     workdir = WORKDIR.value or str(Path("runs") / name)

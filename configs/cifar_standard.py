@@ -18,4 +18,5 @@ def get_config() -> ConfigDict:
     config.data.flip = True
     config.model.latent_dim = 200
     config.loss.beta = 0.3  # about the MSE of the compressed twin
+    config.evaluate.feature_steps = 2000
     return config

@@ -62,9 +62,28 @@ def get_config() -> ConfigDict:
     config.sample = sample = ConfigDict()
     # Where new latents come from: see hsjax/samplers.py.
     sample.sampler = "prior"
-    sample.fit_split = "train"  # split whose embeddings the sampler is fitted to: train or test
+    sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
+    sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller
 
+    # What a trained run is judged by. These and the sample fields may change without a new run.
     config.evaluate = evaluate = ConfigDict()
+    # All samplers that are compared, besides sample.sampler.
+    evaluate.samplers = (
+        "prior",
+        "uniform_sphere",
+        "vmf",
+        "projected_gaussian",
+        "projected_gmm",
+        "angles",
+    )
+    # frechet, kid, prdc: of images, over a feature network; the others: of latents.
+    evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
+    # Feature network: "classifier", trained once on the train split and kept in the user's cache;
+    # "inception", the one of the FID, from the file below; "none".
+    evaluate.features = "classifier"
+    evaluate.feature_seeds = (0,)  # a classifier each
+    evaluate.feature_steps = 500  # training steps of a classifier, of 128 images each
+    evaluate.inception_weights = ""  # path of pt_inception-2015-12-05-6726825d.pth
     evaluate.neighbours = 5  # k of the k-NN accuracy
 
     return config

@@ -12,6 +12,8 @@ from hsjax import losses, samplers
 KINDS = ("standard", "cartesian", "spherical")
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = ("data.dir", "train.epochs", "train.checkpoint_every", "train.checkpoints_kept")
+_FREE_GROUPS = ("sample.", "evaluate.")
+METRICS = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
 
 
 class UserError(ValueError):
@@ -24,7 +26,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: names the field, its value and what it may be.
     """
-    loss, model, train = config.loss, config.model, config.train
+    loss, model, train, evaluate = config.loss, config.model, config.train, config.evaluate
     for field, value, choices in (
         ("model.dtype", model.dtype, ("float32", "bfloat16")),
         ("loss.kind", loss.kind, KINDS),
@@ -34,6 +36,9 @@ def validate(config: ConfigDict) -> None:
         ("train.loop", train.loop, ("auto", "scan", "steps")),
         ("sample.sampler", config.sample.sampler, tuple(samplers.SAMPLERS)),
         ("sample.fit_split", config.sample.fit_split, ("train", "test")),
+        ("evaluate.features", evaluate.features, ("classifier", "inception", "none")),
+        *(("evaluate.samplers", name, tuple(samplers.SAMPLERS)) for name in evaluate.samplers),
+        *(("evaluate.metrics", name, METRICS) for name in evaluate.metrics),
     ):
         if value not in choices:
             raise UserError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
@@ -45,7 +50,9 @@ def validate(config: ConfigDict) -> None:
         ("train.checkpoint_every", train.checkpoint_every, 1),
         ("train.checkpoints_kept", train.checkpoints_kept, 1),
         ("loss.annealing_epochs", loss.annealing_epochs, 1),
-        ("evaluate.neighbours", config.evaluate.neighbours, 1),
+        ("evaluate.neighbours", evaluate.neighbours, 1),
+        ("evaluate.feature_steps", evaluate.feature_steps, 1),
+        ("sample.count", config.sample.count, 2),
         ("loss.beta", loss.beta, 0),
         ("loss.angle_gain", loss.angle_gain, 0),
         ("loss.radius_gain", loss.radius_gain, 0),
@@ -67,6 +74,16 @@ def validate(config: ConfigDict) -> None:
     ):
         if not all(type(v) is int and v > 0 for v in value):
             raise UserError(f"{field} is {tuple(value)}: it must hold positive whole numbers")
+    seeds = evaluate.feature_seeds
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(
+            f"evaluate.feature_seeds is {tuple(seeds)}: it must hold whole numbers from 0"
+        )
+    if evaluate.features == "inception" and not Path(evaluate.inception_weights).is_file():
+        raise UserError(
+            f"evaluate.inception_weights is {evaluate.inception_weights!r}, which is no file: "
+            "give the path of pt_inception-2015-12-05-6726825d.pth"
+        )
     if not model.stages:
         raise UserError("model.stages is empty: give the channels of at least one stage")
 
@@ -117,5 +134,7 @@ def _differences(old: dict, new: dict) -> list[str]:
     return [
         f"{field} is {new.get(field)!r}, there {old.get(field)!r}"
         for field in sorted(old.keys() | new.keys())
-        if field not in _FREE and old.get(field) != new.get(field)
+        if field not in _FREE
+        and not field.startswith(_FREE_GROUPS)
+        and old.get(field) != new.get(field)
     ]

@@ -6,10 +6,8 @@ import importlib.util
 import json
 import logging
 import os
-import secrets
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import numpy as np
 from absl import logging as absl_logging
 
 from hsjax.config import UserError
+from hsjax.files import read_npz, reason, user_cache, write_npz
 
 _CHUNK = 1000  # images decoded between two lines of progress
 _KNOWN = "digits, a path to an .npz file, or the name of a tensorflow-datasets image set"
@@ -56,7 +55,7 @@ def load(name: str, directory: str = "") -> Dataset:
         return _load_digits()
     if name.endswith(".npz"):
         path = os.path.expanduser(name)
-        return _checked(name, path, _read_npz(path))
+        return _checked(name, path, read_npz(path, _ARRAYS))
     return _load_tfds(name, directory)
 
 
@@ -107,44 +106,6 @@ def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
     return Dataset(name, *(arrays.get(key) for key in _ARRAYS))
 
 
-def _read_npz(path: str | Path, names: tuple[str, ...] = _ARRAYS) -> dict[str, np.ndarray]:
-    """Those of the named arrays that the file holds; UserError if one cannot be read whole.
-
-    Members are read to their end, which is where the zip checks their CRC: np.load stops early
-    if damage made an array's header claim a smaller array.
-    """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            held = set(archive.namelist())
-            for name in (name for name in names if f"{name}.npy" in held):
-                try:
-                    with archive.open(f"{name}.npy") as member:
-                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-                        if member.read(1):
-                            raise ValueError("bytes are left over after the array")
-                except Exception as error:  # a damaged file fails in a dozen ways
-                    raise UserError(
-                        f"{path}: {name} cannot be read ({_reason(error)}): "
-                        "write it again with np.savez, as a plain array of numbers"
-                    ) from error
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file: give data.name the path of an .npz") from error
-    except Exception as error:
-        raise UserError(
-            f"{path}: not a whole .npz file ({_reason(error)}): write it again with np.savez"
-        ) from error
-    return arrays
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error of someone else's, short enough for one line of ours."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[0].strip() if lines else type(error).__name__)[:200]
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps what tfds says in passing (such as that OpenCV is missing) off the terminal."""
@@ -180,7 +141,7 @@ def _load_tfds(name: str, directory: str) -> Dataset:
     caches = _cache_paths(info.full_name, Path(folder))
     for path in filter(os.path.exists, caches):
         try:
-            arrays = _read_npz(path, ("key", *_ARRAYS))
+            arrays = read_npz(path, ("key", *_ARRAYS))
             if str(arrays.pop("key", "")) == json.dumps(key):
                 return _checked(name, str(path), arrays)
         except UserError:
@@ -192,10 +153,10 @@ def _load_tfds(name: str, directory: str) -> Dataset:
     keep = {array: getattr(dataset, array) for array in arrays}
     for path in caches:
         try:
-            _write_npz(path, {"key": np.array(json.dumps(key)), **keep})
+            write_npz(path, {"key": np.array(json.dumps(key)), **keep})
             break
         except (OSError, ValueError) as error:  # read-only, full, or zipfile's word for full
-            failure = _reason(error)
+            failure = reason(error)
     else:
         absl_logging.warning(
             "the decoded images of %s could not be kept (%s): the next run decodes them again",
@@ -217,7 +178,7 @@ def _prepared_builder(name: str, directory: str) -> Any:
             ) from error
         except Exception as error:  # a wrong version or config, a damaged dataset_info.json
             raise UserError(
-                f"cannot open data set {name!r} ({_reason(error)}): data.name is {_KNOWN}"
+                f"cannot open data set {name!r} ({reason(error)}): data.name is {_KNOWN}"
             ) from error
 
     builder = build()
@@ -235,7 +196,7 @@ def _prepared_builder(name: str, directory: str) -> Any:
         builder.download_and_prepare()
     except Exception as error:
         raise UserError(
-            f"{where}, and preparing it failed ({_reason(error)}): mend that and run again, "
+            f"{where}, and preparing it failed ({reason(error)}): mend that and run again, "
             "or copy a prepared folder and pass --config.data.dir=DIR"
         ) from error
     return builder
@@ -291,7 +252,7 @@ def _decode(builder: Any, splits: dict[str, str], source: str) -> dict[str, np.n
         ) from error
     except Exception as error:
         raise UserError(
-            f"{source} cannot be read ({_reason(error)}): if it is damaged, delete that folder "
+            f"{source} cannot be read ({reason(error)}): if it is damaged, delete that folder "
             "and prepare or copy the set again"
         ) from error
     finally:
@@ -309,23 +270,7 @@ def _cache_paths(full_name: str, folder: Path) -> list[Path]:
     # A bucket is no place to write to, nor is a folder marked read-only, though root could.
     writable = root.is_dir() and root.stat().st_mode & 0o222
     paths = [root / f"{stem}.npz"] if writable else []
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if os.path.isabs(user):  # it is not where there is no home
+    if cache := user_cache():
         of_root = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-        paths.append(Path(user, "hsjax", f"{stem}-{of_root}.npz"))
+        paths.append(cache / f"{stem}-{of_root}.npz")
     return paths
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes all of the file or none of it, whatever happens midway."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

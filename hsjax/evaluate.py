@@ -1,4 +1,4 @@
-"""A trained model -> one dictionary of numbers and the pictures that go with it."""
+"""A trained model -> one dictionary of numbers, and the arrays that the figures are drawn from."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics
 from jax import Array
+from ml_collections import ConfigDict
 
 from hsjax import batches, data, train
-from hsjax.metrics.neighbours import knn_accuracy
+from hsjax.config import UserError
+from hsjax.metrics import features, generation, latents, neighbours
 from hsjax.models import Latent
-from hsjax.samplers import SAMPLERS
+from hsjax.samplers import SAMPLERS, slerp
+
+PICTURED = 64  # images in each panel of a figure
 
 
 class Inference(NamedTuple):
@@ -41,12 +45,37 @@ def inference(experiment: train.Experiment) -> Inference:
 
 
 def embed(model: Inference, state: train.TrainState, images, batch_size: int) -> Latent:
-    """μ and log σ² of any number of uint8 images, [count, n] each, as NumPy arrays."""
+    """μ and log σ² of any number of uint8 images, [count, n] each, as NumPy arrays.
+
+    Raises:
+      UserError: a latent that is not a finite number.
+    """
     parts = []
     for indices, mask in batches.eval_batches(len(images), batch_size):
         latent = jax.device_get(model.encode(state, images[indices]))
         parts.append([x[mask] for x in latent])
-    return Latent(*map(np.concatenate, zip(*parts, strict=True)))
+    latent = Latent(*map(np.concatenate, zip(*parts, strict=True)))
+    _check_finite("encoder", *latent)
+    return latent
+
+
+def decode(model: Inference, state: train.TrainState, z, batch_size: int) -> np.ndarray:
+    """Images of latents [count, n] as they'd be saved: clipped, rounded, uint8 [count, H, W, C].
+
+    Raises:
+      UserError: an output that is not a finite number.
+    """
+    parts = []
+    for indices, mask in batches.eval_batches(len(z), batch_size):
+        images = np.asarray(model.decode(state, z[indices]))[mask]
+        _check_finite("decoder", images)
+        parts.append(np.rint(255.0 * np.clip(images, 0.0, 1.0)).astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def _check_finite(part: str, *outputs: np.ndarray) -> None:
+    if not all(np.isfinite(x).all() for x in outputs):
+        raise UserError(f"the {part}'s output is not finite: the run has diverged, train it again")
 
 
 def mean_squared_error(
@@ -61,82 +90,149 @@ def mean_squared_error(
     return float(average.compute())
 
 
+class Evaluation(NamedTuple):
+    """What `evaluate` finds out."""
+
+    numbers: dict  # by name, as metrics.json holds them
+    arrays: dict[str, np.ndarray]  # of the latents, as embeddings.npz holds them
+    panels: dict[str, np.ndarray]  # uint8 images by title
+    interpolations: np.ndarray  # uint8 [rows, columns, H, W, C]
+
+
+def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features.FeatureNetwork]:
+    """Those of evaluate.features: one for each of evaluate.feature_seeds, or the Inception network.
+
+    Raises:
+      UserError: no labels to train a classifier with, or no usable weights for Inception.
+    """
+    wanted = config.evaluate
+    if wanted.features == "inception":
+        return [features.inception(wanted.inception_weights)]
+    return [
+        features.classifier(dataset, seed=seed, steps=wanted.feature_steps)
+        for seed in (wanted.feature_seeds if wanted.features == "classifier" else ())
+    ]
+
+
 def evaluate(
+    config: ConfigDict,
     experiment: train.Experiment,
-    objective: train.Objective,
     model: Inference,
     state: train.TrainState,
     dataset: data.Dataset,
-) -> tuple[dict, dict[str, np.ndarray]]:
+    say: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
     """Judge a state on the test split.
 
-    Reconstructions are decoded from z = μ, and once more from a sampled z as in training. The
-    terms of the regulariser take the whole test split as their batch.
+    Reconstructions are decoded from z = μ; the error is given once more for a sampled z, as in
+    training. The terms of the regulariser take the whole test split as their batch. Samples are
+    decoded, rounded to uint8 and compared with as many test images and their reconstructions.
 
-    Returns:
-      (numbers by name, images by title: originals, reconstructions and new samples).
+    Args:
+      config: of the run; its `sample` and `evaluate` fields say what is judged.
+      experiment: of the run.
+      model: its inference functions.
+      state: to be judged.
+      dataset: of the run.
+      say: told what is being done.
+
+    Raises:
+      UserError: a feature network that can't be had, or outputs that are not finite.
     """
-    config = experiment.config
-    batch_size = config.train.batch_size
+    wanted, batch_size = config.evaluate, config.train.batch_size
     noise_key, sample_key = jax.random.split(jax.random.key(config.seed))
-    test = embed(model, state, dataset.test_images, batch_size)
+    images, labels = dataset.test_images, dataset.test_labels
+    labelled = dataset.train_labels is not None and labels is not None
+    notes = []
+
+    say(f"encoding {len(images)} test images")
+    test = embed(model, state, images, batch_size)
     noise = np.asarray(jax.random.normal(noise_key, test.mean.shape))
-    values = int(np.prod(experiment.shape))
 
     def error(z):
-        return mean_squared_error(model, state, dataset.test_images, z, batch_size)
+        return mean_squared_error(model, state, images, z, batch_size)
 
     mse, mse_sampled = error(test.mean), error(test.mean + test.std * noise)
     numbers = {
         "epoch": int(state.step) // experiment.steps,
-        "test_images": len(dataset.test_images),
+        "test_images": len(images),
         "mse_sum": mse,
-        "mse_per_value_x1000": 1000.0 * mse / values,
+        "mse_per_value_x1000": 1000.0 * mse / int(np.prod(experiment.shape)),
         "mse_sum_sampled_z": mse_sampled,
     }
-    parts = jax.jit(train.regulariser, static_argnums=0)(config.loss.kind, test, objective.spec)
+    spec = train.objective(config).spec
+    parts = jax.jit(train.regulariser, static_argnums=0)(config.loss.kind, test, spec)
     numbers |= {name: float(value) for name, value in parts.items()}
 
-    fitted_to = test.mean
-    labels = dataset.train_labels is not None and dataset.test_labels is not None
-    if labels or config.sample.fit_split == "train":
-        bank = embed(model, state, dataset.train_images, batch_size).mean
-        if config.sample.fit_split == "train":
-            fitted_to = bank
-        if labels:
-            k = min(config.evaluate.neighbours, len(bank))
-            numbers["knn_neighbours"] = k
-            numbers["knn_accuracy"] = knn_accuracy(
-                bank, dataset.train_labels, test.mean, dataset.test_labels, k
-            )
+    say(f"encoding {len(dataset.train_images)} training images")
+    bank = embed(model, state, dataset.train_images, batch_size).mean
+    if labelled:
+        question = (bank, dataset.train_labels, test.mean, labels)
+        if "knn" in wanted.metrics:
+            say("looking for neighbours")
+            numbers["knn_neighbours"] = min(wanted.neighbours, len(bank))
+            numbers["knn_accuracy"] = neighbours.knn_accuracy(*question, numbers["knn_neighbours"])
+        if "probe" in wanted.metrics:
+            say("fitting a linear probe")
+            numbers["linear_probe_accuracy"] = neighbours.linear_probe_accuracy(*question)
+    else:
+        notes.append("no labels: k-NN accuracy, linear probe and colours are left out")
 
-    sampler = SAMPLERS[config.sample.sampler]
-    z = sampler.sample(sampler.fit(fitted_to), sample_key, 64)
-    originals = dataset.test_images[:64]
-    pictures = {
-        "originals": originals / np.float32(255.0),
-        "reconstructions": np.asarray(model.decode(state, test.mean[:64])),
-        f"new samples ({config.sample.sampler})": np.asarray(model.decode(state, z)),
-    }
-    return numbers, pictures
+    arrays = {"test_mean": test.mean} | ({"test_labels": labels} if labelled else {})
+    if "latents" in wanted.metrics:
+        say("describing the latents")
+        numbers["latents"], described = latents.diagnostics(test.mean, labels)
+        arrays |= described
+        if test.mean.shape[1] >= 3:
+            arrays["groups"] = latents.groups(test.mean[:10_000])
+    if "tsne" in wanted.metrics:
+        say("t-SNE")
+        arrays["tsne"] = latents.tsne(test.mean[:10_000])
 
+    count = min(config.sample.count, len(images))
+    if count < config.sample.count:
+        notes.append(f"{count} samples, as many as there are test images")
+    fitted_to = bank if config.sample.fit_split == "train" else test.mean
+    reconstructions = decode(model, state, test.mean[:count], batch_size)
+    samples = {}
+    for name in dict.fromkeys((config.sample.sampler, *wanted.samplers)):
+        say(f"{count} samples of {name}")
+        sampler = SAMPLERS[name]
+        # Samples of one sampler don't depend on which others are asked for.
+        key = jax.random.fold_in(sample_key, list(SAMPLERS).index(name))
+        z = np.asarray(sampler.sample(sampler.fit(fitted_to), key, count))
+        samples[name] = decode(model, state, z, batch_size)
 
-def table(numbers: dict, dataset: data.Dataset) -> str:
-    """The numbers as a small table for a terminal."""
-    names = {
-        "mse_sum": "MSE, sum over an image's values",
-        "mse_per_value_x1000": "MSE, 1000 x mean per value",
-        "mse_sum_sampled_z": "MSE (sum) of a sampled z",
-        "kl": "regulariser",
-        "knn_accuracy": f"k-NN accuracy (k = {numbers.get('knn_neighbours')})",
-    }
-    skipped = ("epoch", "test_images", "knn_neighbours")
-    rows = [(names.get(k, f"  {k}"), f"{v:.4g}") for k, v in numbers.items() if k not in skipped]
-    if "knn_accuracy" not in numbers:
-        rows.append(("k-NN accuracy", "no labels"))
-    width = max(len(name) for name, _ in rows)
-    head = f"{dataset.name}: {numbers['test_images']} test images, epoch {numbers['epoch']}"
-    return "\n".join([head, *(f"  {name:<{width}}  {value:>9}" for name, value in rows)])
+    if wanted.features == "classifier" and not labelled:
+        notes.append("no labels to train a feature network with: set evaluate.features=inception")
+    elif wanted.features != "none":
+        chosen = np.random.default_rng(config.seed).permutation(len(bank))[:count]
+        sets = generation.Sets(
+            test=images[:count],
+            reconstructions=reconstructions,
+            train_reconstructions=decode(model, state, bank[chosen], batch_size),
+            samples=samples,
+        )
+        say(f"getting the feature networks ready ({wanted.features})")
+        numbers["sample_count"] = count
+        numbers["fit_split"] = config.sample.fit_split
+        numbers["generation"] = []
+        for network in feature_networks(config, dataset):
+            numbers["generation"].append(generation.judge(network, sets, wanted.metrics, say))
+    notes += dict.fromkeys(n for row in numbers.get("generation", ()) for n in row.pop("notes"))
+    numbers["notes"] = notes
+
+    panels = {"test images": images, "reconstructions": reconstructions}
+    panels |= {f"samples: {name}": s for name, s in samples.items()}
+    rows = np.arange(min(16, len(images) // 2 * 2)).reshape(-1, 2)
+    lines = [slerp(*test.mean[pair], jnp.linspace(0.0, 1.0, 10)) for pair in rows]
+    between = decode(model, state, np.concatenate(lines), batch_size)
+    return Evaluation(
+        numbers,
+        arrays,
+        {title: p[:PICTURED] for title, p in panels.items()},
+        between.reshape(len(rows), 10, *between.shape[1:]),
+    )
 
 
 def example_images(

@@ -1,10 +1,13 @@
 """A run from its config to its results: data, checkpoints, logs, signals, evaluation."""
 
+import functools
 import os
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +15,12 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from hsjax import data, figures, train
+from hsjax import data, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import UserError, open_workdir, validate
-from hsjax.logs import Progress, Records, write_json
+from hsjax.files import write_json, write_npz
+from hsjax.logs import Phases, Progress, Records, read_metrics
 
 SHOWN = ("loss", "mse", "kl", "beta")  # terms in the progress line
 
@@ -33,13 +37,20 @@ class Interrupted(RuntimeError):
         self.signal = signal_number
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike, *, dataset: data.Dataset | None = None
+) -> dict:
     """Train (or continue) the run of a workdir and judge what comes out.
+
+    Runs of one process whose configs differ only in seed, data and the numbers of the loss share
+    their compiled programs.
 
     Args:
       config: see configs/default.py.
-      workdir: gets config.json, parameters.txt, metrics.jsonl, metrics.json, checkpoints/,
-        figures/ and tensorboard/.
+      workdir: gets config.json, parameters.txt, metrics.jsonl, metrics.json, embeddings.npz,
+        checkpoints/, figures/ and tensorboard/.
+      dataset: what data.name would load, to load it once for several runs; its images may be on
+        the device already.
 
     Returns:
       The final numbers, as in metrics.json.
@@ -49,63 +60,89 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       Diverged: a loss that is not finite; the last good checkpoint stays.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
-    path, dataset, experiment, initial = _open(config, workdir)
-    write_json(path / "config.json", config.to_dict())
+    run = _open(config, workdir, dataset)
+    initial = run.experiment.initial(config.seed)
+    write_json(run.path / "config.json", config.to_dict())
     overview = parameter_overview.get_parameter_overview(initial.params, include_stats=False)
-    (path / "parameters.txt").write_text(overview + "\n")
-    print(_describe(experiment, dataset, initial))
-    model = evaluation.inference(experiment)
+    (run.path / "parameters.txt").write_text(overview + "\n")
+    print(_describe(run, initial))
 
-    with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
+    with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         state = checkpoints.restore(initial) or initial
-        step = int(state.step)
+        step, steps = int(state.step), run.experiment.steps
         if step:
-            print(f"continuing {path} after epoch {step // experiment.steps}, step {step}")
-        with Records(path, step // experiment.steps, step) as records:
+            print(f"continuing {run.path} after epoch {step // steps}, step {step}")
+        with Records(run.path, step // steps, step) as records:
             with _Signals() as signals:
-                state = _train(
-                    experiment, dataset, state, model, checkpoints, records, signals.received
-                )
-            return _evaluate(path, experiment, model, state, dataset, records)
+                state = _train(run, state, checkpoints, records, signals.received)
+            return _evaluate(run, state, records)
 
 
-def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
-    """Judge the newest checkpoint of a workdir again; writes metrics.json and figures/.
+def evaluate(
+    config: ConfigDict, workdir: str | os.PathLike, *, dataset: data.Dataset | None = None
+) -> dict:
+    """Judge the newest checkpoint of a workdir again: metrics.json, embeddings.npz and figures/.
+
+    What an earlier evaluation wrote stays if this one fails.
 
     Raises:
       UserError: as `train_and_evaluate`, and if the workdir has no checkpoint.
     """
     if not (Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoint: train it first with --mode=train")
-    path, dataset, experiment, initial = _open(config, workdir)
-    with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-        state = checkpoints.restore(initial)
+    run = _open(config, workdir, dataset)
+    with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
+        state = checkpoints.restore(run.experiment.initial(config.seed))
     if state is None:
-        raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
-    return _evaluate(path, experiment, evaluation.inference(experiment), state, dataset)
+        raise UserError(f"{run.path} has no good checkpoint: train it first with --mode=train")
+    return _evaluate(run, state)
 
 
-def _open(config, workdir):
-    """Everything a run needs, or the UserError that says why not, before anything is written."""
+class _Run(NamedTuple):
+    """Everything a run needs."""
+
+    config: ConfigDict
+    path: Path
+    dataset: data.Dataset
+    experiment: train.Experiment
+    programs: train.Programs
+    model: evaluation.Inference
+
+
+def _open(config, workdir, dataset) -> _Run:
+    """The run, or the UserError that says why not, before anything is written."""
     validate(config)
     path = open_workdir(config, workdir)
-    dataset = data.load(config.data.name, config.data.dir)
+    dataset = dataset or data.load(config.data.name, config.data.dir)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
-    return path, dataset, *train.create(config, shape, count)
+    return _Run(config, path, dataset, *_built(train.static(config), shape, count))
 
 
-def _train(experiment, dataset, state, model, checkpoints, records, stop_signal):
+@functools.lru_cache(maxsize=8)
+def _built(static, shape, count):
+    """Experiment, programs and inference functions, which a sweep over other fields shares."""
+    experiment = train.build(static, shape, count)
+    return experiment, train.programs(experiment, count), evaluation.inference(experiment)
+
+
+def _train(run, state, checkpoints, records, stop_signal):
     """From `state` to the last epoch; everything with a side effect happens here."""
-    config = experiment.config
+    config, experiment, programs = run.config, run.experiment, run.programs
     objective = train.objective(config)
-    count = len(dataset.train_images)
-    images = jnp.asarray(dataset.train_images)
-    programs = train.programs(experiment, count)
+    images = jnp.asarray(run.dataset.train_images)
     scan = train.runs_scan(config)
     first = int(state.step)
     last = config.train.epochs * experiment.steps
     if first < last:
-        programs = _compile(experiment, programs, objective, state, images, scan)
+        started = time.monotonic()
+        programs = _compiled(
+            programs,
+            *(_shapes(x) for x in (objective, state, images)),
+            scan=scan,
+            # The rest of an epoch stopped halfway is another program: jit compiles that when run.
+            whole=first % experiment.steps == 0,
+        )
+        print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
     progress = Progress(config.train.epochs, experiment.steps, config.train.batch_size)
 
     def after_step(state):
@@ -139,7 +176,7 @@ def _train(experiment, dataset, state, model, checkpoints, records, stop_signal)
                     checkpoints.save(step, state)
                     for name, pictures in zip(
                         ("originals", "reconstructions"),
-                        evaluation.example_images(model, state, dataset.test_images),
+                        evaluation.example_images(run.model, state, run.dataset.test_images),
                         strict=True,
                     ):
                         records.images(name, np.asarray(pictures), step)
@@ -155,19 +192,22 @@ def _train(experiment, dataset, state, model, checkpoints, records, stop_signal)
     return state
 
 
-def _compile(experiment, programs, objective, state, images, scan):
+def _shapes(tree):
+    leaves, structure = jax.tree.flatten(tree)
+    return tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), structure
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(programs, objective, state, images, *, scan, whole) -> train.Programs:
     """Compile before the clock starts, so that rates and the time left are those of training."""
-    started = time.monotonic()
+    objective, state, images = (jax.tree.unflatten(t, x) for x, t in (objective, state, images))
     order = jax.eval_shape(programs.order, state)
     programs = programs._replace(order=programs.order.lower(state).compile())
+    arguments = objective, state, images, order
     if not scan:
-        step = programs.step.lower(objective, state, images, order).compile()
-        programs = programs._replace(step=step)
-    elif int(state.step) % experiment.steps == 0:
-        # The rest of an epoch stopped halfway is another program: jit compiles that when it's run.
-        epoch = programs.epoch.lower(objective, state, images, order).compile()
-        programs = programs._replace(epoch=epoch)
-    print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
+        return programs._replace(step=programs.step.lower(*arguments).compile())
+    if whole:
+        return programs._replace(epoch=programs.epoch.lower(*arguments).compile())
     return programs
 
 
@@ -201,28 +241,58 @@ def _check_finite(experiment, state, checkpoints):
     )
 
 
-def _evaluate(path, experiment, model, state, dataset, records=None) -> dict:
+def _evaluate(run, state, records=None) -> dict:
     print("evaluating", flush=True)
-    objective = train.objective(experiment.config)
-    numbers, pictures = evaluation.evaluate(experiment, objective, model, state, dataset)
-    write_json(path / "metrics.json", numbers)
-    config = experiment.config
-    figures.summary(
-        path / "figures" / "summary.png",
-        pictures,
-        f"{dataset.name}, {config.loss.kind}, n = {config.model.latent_dim}, "
-        f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}",
-    )
+    say = Phases()
+    found = evaluation.evaluate(run.config, run.experiment, run.model, state, run.dataset, say)
+    say("drawing")
+    new = run.path / "figures.new"
+    shutil.rmtree(new, ignore_errors=True)
+    _draw(new, run, found)
+    say.close()
+    # Only now, with all of it there, does it take the place of what was there before.
+    shutil.rmtree(run.path / "figures", ignore_errors=True)
+    os.replace(new, run.path / "figures")
+    write_npz(run.path / "embeddings.npz", found.arrays)
+    write_json(run.path / "metrics.json", found.numbers)
     if records:
-        records.results(numbers, int(state.step))
-    print(evaluation.table(numbers, dataset))
-    print(f"numbers: {path / 'metrics.json'}\npicture: {path / 'figures' / 'summary.png'}")
-    return numbers
+        records.results(found.numbers, int(state.step))
+    print(report.table(found.numbers, run.dataset.name))
+    print(f"numbers: {run.path / 'metrics.json'}\npictures: {run.path / 'figures'}")
+    return found.numbers
 
 
-def _describe(experiment, dataset, state) -> str:
+def _draw(folder, run, found) -> None:
+    """The figures of a run; those that some metric or label is missing for are left out."""
+    config, numbers, arrays = run.config, found.numbers, found.arrays
+    footer = (
+        f"{run.dataset.name}, {config.loss.kind}, n = {config.model.latent_dim}, "
+        f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}"
+    )
+    labels = arrays.get("test_labels")
+    figures.panels(folder / "summary.png", found.panels, footer)
+    figures.interpolations(folder / "interpolations.png", found.interpolations, footer)
+    if "groups" in arrays:
+        shown = None if labels is None else labels[: len(arrays["groups"])]
+        figures.groups_on_sphere(folder / "sphere.png", arrays["groups"], shown, footer)
+    if "tsne" in arrays:
+        shown = None if labels is None else labels[: len(arrays["tsne"])]
+        figures.tsne(folder / "tsne.png", arrays["tsne"], shown, footer)
+    if "cosine_mean" in arrays:
+        figures.angle_profile(
+            folder / "angles.png", arrays["cosine_mean"], arrays["cosine_spread"], footer
+        )
+        figures.overlap_histogram(
+            *(folder / "overlaps.png", arrays["overlap_edges"], arrays["overlap_counts"], footer),
+            dimension=config.model.latent_dim,
+        )
+    if rows := read_metrics(run.path):
+        figures.training_curves(folder / "training.png", rows, footer)
+
+
+def _describe(run, state) -> str:
     """What is about to run: data, batches, model, device."""
-    config = experiment.config
+    config, dataset, experiment = run.config, run.dataset, run.experiment
     count, batch_size = len(dataset.train_images), config.train.batch_size
     repeated = experiment.steps * batch_size - count
     height, width, channels = experiment.shape

@@ -1,13 +1,14 @@
 """What a run tells while it goes: the progress line, metrics.jsonl and TensorBoard files."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from hsjax.files import write_atomically
 
 
 class Progress:
@@ -65,6 +66,25 @@ class Progress:
             print(flush=True)
 
 
+class Phases:
+    """What an evaluation is at: a line for each phase, with the seconds it took once it is over."""
+
+    def __init__(self):
+        self._start = None
+
+    def __call__(self, text: str) -> None:
+        """A phase begins, and the one before it is over."""
+        self.close()
+        self._start = time.monotonic()
+        print(f"  {text} ...", end="", flush=True)
+
+    def close(self) -> None:
+        """The last phase is over."""
+        if self._start is not None:
+            print(f" {time.monotonic() - self._start:.1f} s", flush=True)
+        self._start = None
+
+
 class Records:
     """metrics.jsonl, a line per epoch, and the same scalars and image grids for TensorBoard."""
 
@@ -97,18 +117,6 @@ class Records:
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"test/{name}", value, step)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees all of it or the one before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, tree: dict) -> None:
-    """Write a dictionary as JSON, atomically."""
-    write_atomically(path, json.dumps(tree, indent=2) + "\n")
 
 
 def read_metrics(workdir: Path) -> list[dict]:

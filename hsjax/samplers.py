@@ -187,6 +187,7 @@ def _fit_projected_gaussian(embeddings) -> Mixture:
 def _fit_projected_gmm(embeddings) -> Mixture:
     from sklearn.exceptions import ConvergenceWarning  # a second to import
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     embeddings = np.asarray(embeddings, np.float64)
     if len(embeddings) > 10_000:  # enough for the moments, and a minute less
@@ -194,7 +195,8 @@ def _fit_projected_gmm(embeddings) -> Mixture:
     # In units of the embeddings' spread, for the ridge on the covariances to mean the same.
     scale = embeddings.std() or 1.0
     mixture = GaussianMixture(min(10, len(embeddings)), reg_covar=1e-4, max_iter=50, random_state=0)
-    with warnings.catch_warnings():
+    # Its products are small: on busy cores a second thread costs more than it does.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
         mixture.fit(embeddings / scale)
     _, radius = _directions(embeddings)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array, lax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from hsjax import batches, losses
 from hsjax.models import VAE, Latent
@@ -35,14 +35,18 @@ class Objective(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What is fixed during a run: the functions of a config on images of one shape."""
+    """What is fixed during a run: the functions of a config on images of one shape.
 
-    config: ConfigDict
+    Hashable, and the same for all runs whose `static` configs are, so that they share programs.
+    """
+
+    config: FrozenConfigDict  # the static fields
     shape: tuple[int, int, int]  # of an image as it is in the data: height, width, channels
     steps: int  # per epoch
     graph: nnx.GraphDef
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[int], Array]  # of the step
+    initial: Callable[[int], TrainState]  # of the seed
 
     def model(self, params: dict, batch_stats: dict) -> VAE:
         """The VAE with these arrays."""
@@ -55,6 +59,18 @@ class Experiment(NamedTuple):
     def crop(self, images: Array) -> Array:
         """The inverse of `pad`."""
         return batches.crop(images, *self.shape[:2])
+
+
+def static(config: ConfigDict) -> FrozenConfigDict:
+    """The fields that shape a run's programs; seed, data and the loss's numbers are not in it."""
+    return FrozenConfigDict(
+        {
+            "data": {"flip": config.data.flip},
+            "model": config.model.to_dict(),
+            "loss": {name: config.loss[name] for name in ("kind", "annealing", "spec")},
+            "train": config.train.to_dict(),
+        }
+    )
 
 
 def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
@@ -71,9 +87,14 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
     Raises:
       UserError: a batch larger than the data.
     """
+    experiment = build(static(config), shape, count)
+    return experiment, experiment.initial(config.seed)
+
+
+def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> Experiment:
+    """The experiment of the `static` fields of a config; the rest is as in `create`."""
     steps = batches.steps_per_epoch(count, config.train.batch_size)
     padded = batches.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
-    params_key, run_key = jax.random.split(jax.random.key(config.seed))
 
     train = config.train
     learning_rate = optax.piecewise_constant_schedule(
@@ -83,34 +104,44 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
     optimizer = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(), optax.adam(learning_rate)
     )
+    names = ["loss", "mse", "kl", "beta", "learning_rate"]
+    names += losses.SphericalTerms._fields if config.loss.kind == "spherical" else ()
 
-    @jax.jit  # one program instead of a hundred
-    def initialise():
-        model = VAE(
+    def model(key):
+        vae = VAE(
             padded,
             config.model.latent_dim,
             tuple(config.model.stages),
             jnp.dtype(config.model.dtype),
             project=config.model.project,
-            rngs=nnx.Rngs(params_key),
+            rngs=nnx.Rngs(key),
         )
-        graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-        return graph, params, batch_stats, optimizer.init(params)
+        return nnx.split(vae, nnx.Param, nnx.BatchStat)
 
-    graph, params, batch_stats, optimizer_state = initialise()
-    names = ["loss", "mse", "kl", "beta", "learning_rate"]
-    names += losses.SphericalTerms._fields if config.loss.kind == "spherical" else ()
-    state = TrainState(
-        step=jnp.int32(0),
-        key=jax.random.key_data(run_key),
-        params=params,
-        batch_stats=batch_stats,
-        optimizer=optimizer_state,
-        beta_scale=jnp.float32(1.0),
-        history={name: jnp.zeros(steps) for name in names},
+    @jax.jit  # one program instead of a hundred
+    def initial(key):
+        params_key, run_key = jax.random.split(key)
+        _, params, batch_stats = model(params_key)
+        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+        return TrainState(
+            step=jnp.int32(0),
+            key=jax.random.key_data(run_key),
+            params=params,
+            batch_stats=batch_stats,
+            optimizer=optimizer.init(params),
+            beta_scale=jnp.float32(1.0),
+            history={name: jnp.zeros(steps) for name in names},
+        )
+
+    return Experiment(
+        config=config,
+        shape=tuple(shape),
+        steps=steps,
+        graph=jax.eval_shape(model, jax.random.key(0))[0],
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        initial=lambda seed: initial(jax.random.key(seed)),
     )
-    return Experiment(config, tuple(shape), steps, graph, optimizer, learning_rate), state
 
 
 def objective(config: ConfigDict) -> Objective:

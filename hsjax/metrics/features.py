@@ -1,0 +1,211 @@
+"""Feature networks: what images are compared by when a distance between distributions is taken."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jax import Array, lax
+
+from hsjax import batches
+from hsjax.config import UserError
+from hsjax.data import Dataset
+from hsjax.files import read_npz, user_cache, write_npz
+
+_BATCH = 128
+_BLOCK = 500  # images whose features are taken at a time
+WIDTH = 128  # features of the classifier
+
+
+class FeatureNetwork(NamedTuple):
+    """Images to features, and what a report has to say about it."""
+
+    name: str  # "classifier-<data set>" or "inception"
+    extract: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> float32 [N, d]
+    about: dict[str, Any]
+
+    @property
+    def distance(self) -> str:
+        """The name of a Fréchet distance of its features: FID is the Inception network's alone."""
+        return "FID" if self.name == "inception" else f"FD[{self.name}]"
+
+
+def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureNetwork:
+    """A small convolutional classifier of the data set; its last hidden layer are the features.
+
+    3×3 convolutions of 16, 32 and 64 channels with ReLU and 2×2 mean pooling between, as long as
+    a side has 4 pixels or more, then a hidden layer of 128. Trained on the train split (Adam, batch
+    128, cosine decay from 3e-3) and kept in the user's cache under a hash of data, seed and steps.
+
+    Args:
+      dataset: with labels.
+      seed: of its initial parameters and of the order of its batches.
+      steps: of training.
+
+    Raises:
+      UserError: the set has no labels.
+    """
+    if dataset.train_labels is None or dataset.test_labels is None:
+        raise UserError(
+            f"{dataset.name} has no labels to train a feature network with: "
+            "set evaluate.features to inception or none"
+        )
+    identity = {
+        "network": "3x3 16-32-64 mean-pooled, hidden 128, v1",
+        "data": _data_hash(dataset),
+        "seed": seed,
+        "steps": steps,
+    }
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    stem = Path(dataset.name).stem.replace("/", "-").replace(":", "-")
+    cache = user_cache()
+    path = cache / f"classifier-{stem}-{key[:16]}.npz" if cache else None
+    found = _read(path, key) if path else None
+    if found is None:
+        params = _fit(dataset, seed, steps)
+        accuracy = _accuracy(params, dataset.test_images, dataset.test_labels)
+        if path:
+            try:
+                write_npz(path, {"key": np.array(key), "accuracy": np.array(accuracy), **params})
+            except OSError as error:
+                logging.warning("the feature network could not be kept in %s: %s", path, error)
+    else:
+        params, accuracy = found
+    about = {
+        "seed": seed,
+        "steps": steps,
+        "test_accuracy": accuracy,
+        "dimension": WIDTH,
+        "sha256": key,
+    }
+    return FeatureNetwork(f"classifier-{stem}", partial(_extract, params), about)
+
+
+def inception(path: str) -> FeatureNetwork:
+    """The network of the FID, from its weights in a local file: see hsjax/metrics/inception.py.
+
+    Raises:
+      UserError: no such file, or not those weights.
+    """
+    from hsjax.metrics import inception as network
+
+    return FeatureNetwork("inception", *network.load(path))
+
+
+def _data_hash(dataset: Dataset) -> str:
+    """Of the images and labels of both splits (the test split's accuracy is kept, too)."""
+    digest = hashlib.sha256()
+    for array in dataset[1:]:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _initial(shape: tuple[int, int, int], classes: int, seed: int) -> dict[str, Array]:
+    """He-initialised parameters by name, for images of (height, width, channels)."""
+    height, width, channels = shape
+    rng = np.random.default_rng(seed)
+    params = {}
+
+    def layer(name, *kernel):
+        scale = (2.0 / np.prod(kernel[:-1])) ** 0.5
+        params[f"{name}_kernel"] = (scale * rng.standard_normal(kernel)).astype(np.float32)
+        params[f"{name}_bias"] = np.zeros(kernel[-1], np.float32)
+
+    for i, outputs in enumerate((16, 32, 64)):
+        layer(f"conv{i}", 3, 3, channels, outputs)
+        channels = outputs
+        if i < 2 and min(height, width) >= 4:
+            height, width = height // 2, width // 2
+    layer("hidden", height * width * channels, WIDTH)
+    layer("logits", WIDTH, classes)
+    return params
+
+
+def _features(params: dict[str, Array], images: Array) -> Array:
+    """uint8 [B, H, W, C] -> [B, WIDTH]."""
+    x = batches.prepare(images)
+    for i in range(3):
+        x = lax.conv_general_dilated(
+            *(x, params[f"conv{i}_kernel"], (1, 1), "SAME"),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = jax.nn.relu(x + params[f"conv{i}_bias"][None, None, None])
+        if i < 2 and min(x.shape[1:3]) >= 4:
+            b, h, w, c = x.shape
+            x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    x = x.reshape(x.shape[0], -1) @ params["hidden_kernel"]
+    return jax.nn.relu(x + params["hidden_bias"][None])
+
+
+def _logits(params, images):
+    return _features(params, images) @ params["logits_kernel"] + params["logits_bias"][None]
+
+
+def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
+    images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+    classes = 1 + int(max(dataset.train_labels.max(), dataset.test_labels.max()))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    params = jax.tree.map(jnp.asarray, _initial(images.shape[1:], classes, seed))
+    rng = np.random.default_rng(seed)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, images, labels, indices):
+        def loss(params):
+            logits = _logits(params, images[indices])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices]).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(optimizer.init)(params)
+    for _ in range(steps):
+        indices = rng.integers(0, len(images), min(_BATCH, len(images)))
+        params, state = step(params, state, images, labels, indices)
+    return {name: np.asarray(value) for name, value in params.items()}
+
+
+def _blocks(function, params, images):
+    """A jitted function over blocks of one size, so that it compiles once."""
+    size = min(_BLOCK, len(images))
+    for indices, mask in batches.eval_batches(len(images), size):
+        yield np.asarray(function(params, images[indices]))[mask]
+
+
+_jitted_features = jax.jit(_features)
+_jitted_logits = jax.jit(_logits)
+
+
+def _extract(params, images) -> np.ndarray:
+    return np.concatenate(list(_blocks(_jitted_features, params, images)))
+
+
+def _accuracy(params, images, labels) -> float:
+    logits = np.concatenate(list(_blocks(_jitted_logits, params, images)))
+    return float(np.mean(logits.argmax(1) == labels))
+
+
+def _read(path: Path, key: str) -> tuple[dict[str, np.ndarray], float] | None:
+    """Parameters and accuracy, if the file is whole and of this key."""
+    names = [f"{layer}_{part}" for layer in _LAYERS for part in ("kernel", "bias")]
+    if not path.exists():
+        return None
+    try:
+        arrays = read_npz(path, ("key", "accuracy", *names))
+        if str(arrays.pop("key", "")) == key and len(arrays) == 1 + len(names):
+            return arrays, float(arrays.pop("accuracy"))
+    except UserError:
+        pass
+    logging.warning("%s is damaged: training that feature network again", path)
+    return None
+
+
+_LAYERS = ("conv0", "conv1", "conv2", "hidden", "logits")

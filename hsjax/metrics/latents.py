@@ -1,0 +1,185 @@
+"""Where on the sphere do the latents lie? Numbers and pictures of the means μ alone.
+
+`diagnostics` gives everything that `READING` explains, a line each.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from hsjax import coordinates
+from hsjax.metrics.frechet import finite_rows
+
+READING = {
+    "radius_mean": "mean ‖μ‖; the prior's is near √n",
+    "radius_std": "spread of ‖μ‖ over the data; on a sphere 0, under the prior near 0.7",
+    "overlap_mean": "mean cosine between two latents: 0 is spread evenly, 1 one tight island",
+    "overlap_std": "its spread: 1/√n is uniform, more means clusters or a hierarchy",
+    "overlap_within": "mean cosine within a class: above overlap_between, classes sit together",
+    "overlap_between": "mean cosine between classes: near 1, all classes share one island",
+    "log_volume_mean": "log volume element, nats per dimension, less that of uniform directions",
+    "effective_rank": "directions that carry the variance of μ: n if all do, 1 if only one does",
+    "cosine_mean": "mean of cos φ_k, by k: 0 is the equator, ±1 a pole",
+    "cosine_spread": "deviation of cos φ_k, by k: 1/√(n - k + 1) is uniform, below it compressed",
+    "overlap_edges": "bounds of the bins of overlap_counts",
+    "overlap_counts": "pairs of latents by cosine: one peak at 0 is uniform, one near 1 an island, "
+    "several peaks or a wide range a hierarchy (what replica symmetry breaking would look like)",
+}
+"""How to read each of the diagnostics, by name."""
+
+
+def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All that `READING` explains, of latent means.
+
+    Overlaps are of all pairs among 3000 latents, the same ones every time for the same count.
+
+    Args:
+      mean: μ, [count, n], n >= 2.
+      labels: integers [count], or None: overlap_within and overlap_between are then left out, as
+        is one of them without a pair.
+
+    Returns:
+      (numbers by name; arrays by name: cosine_mean [n - 1], cosine_spread [n - 1], overlap_edges
+      [201], overlap_counts [200]).
+
+    Raises:
+      ValueError: a NaN or an infinity, fewer than 2 latents, n < 2, or labels that are not [count].
+    """
+    mean = finite_rows(mean, "the latents")
+    if min(mean.shape) < 2:
+        raise ValueError(f"needs 2 latents of 2 coordinates at least, got shape {mean.shape}")
+    if labels is not None and np.shape(labels) != mean.shape[:1]:
+        raise ValueError(f"{len(mean)} latents have labels of shape {np.shape(labels)}")
+
+    radii = np.linalg.norm(mean.astype(np.float64), axis=1)
+    cosines = np.asarray(coordinates.cosines(jnp.asarray(mean, jnp.float32)), np.float64)
+    numbers = {"radius_mean": radii.mean(), "radius_std": radii.std()}
+    arrays = {"cosine_mean": cosines.mean(axis=0), "cosine_spread": cosines.std(axis=0)}
+
+    chosen = np.arange(len(mean))
+    if len(mean) > 3000:
+        chosen = np.sort(np.random.default_rng(0).choice(len(mean), 3000, replace=False))
+    pairs, first, second = overlaps(mean[chosen])
+    numbers |= {"overlap_mean": pairs.mean(), "overlap_std": pairs.std()}
+    arrays["overlap_counts"], arrays["overlap_edges"] = np.histogram(pairs, 200, (-1.0, 1.0))
+    if labels is not None:
+        labels = np.asarray(labels)[chosen]
+        same = labels[first] == labels[second]
+        for name, some in (("overlap_within", same), ("overlap_between", ~same)):
+            if some.any():
+                numbers[name] = pairs[some].mean()
+
+    numbers["log_volume_mean"] = log_volume_excess(mean)
+    numbers["effective_rank"] = effective_rank(mean)
+    return {name: float(value) for name, value in numbers.items()}, arrays
+
+
+def overlaps(means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cosines between all pairs of latents [count, n]; a zero vector's are 0.
+
+    Returns:
+      (cosines, first, second), each [count (count - 1) / 2]; the latter two index the latents.
+    """
+    units = _units(means)
+    first, second = np.triu_indices(len(units), 1)
+    return np.clip((units @ units.T)[first, second], -1.0, 1.0), first, second
+
+
+def log_volume_excess(means) -> float:
+    """Mean log volume element of the directions (A.3), less its mean over uniform directions.
+
+    Both at the same radius, which then cancels. Under a uniform direction sin² φ_k follows a Beta
+    law of (n - k) / 2 and 1/2, whose mean logarithm is a difference of two digammas.
+
+    Args:
+      means: [count, n], n >= 2.
+
+    Returns:
+      Nats per dimension (of n). At n = 2 the element is constant: 0.
+    """
+    from scipy.special import digamma
+
+    _, angles = coordinates.to_spherical(jnp.asarray(means, jnp.float32))
+    ours = np.asarray(coordinates.log_volume(jnp.ones(len(angles)), angles), np.float64).mean()
+    n = angles.shape[1] + 1
+    k = np.arange(1, n - 1)
+    uniform = np.sum((n - 1 - k) * 0.5 * (digamma((n - k) / 2) - digamma((n - k + 1) / 2)))
+    return float(ours - uniform) / n
+
+
+def effective_rank(means) -> float:
+    """exp of the entropy of the shares of variance (Roy and Vetterli, 2007).
+
+    The shares are the eigenvalues of the covariance of means [count, n] over their sum. Between 1
+    and n; 0 if all means are equal.
+    """
+    means = np.asarray(means, np.float64)
+    if not np.ptp(means, axis=0).any():
+        return 0.0
+    values = np.linalg.svd(np.cov(means, rowvar=False), compute_uv=False)
+    shares = values / values.sum()
+    shares = shares[shares > 0]
+    return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
+def groups(means) -> np.ndarray:
+    """Latents on S², for a look: coordinates averaged in three groups, then normalised (4.3).
+
+    The groups are consecutive and the last takes the remainder: 42, 42 and 44 of 128.
+
+    Args:
+      means: [count, n], n >= 3.
+
+    Returns:
+      Unit vectors [count, 3], float64; where all three averages are 0, the zero vector.
+
+    Raises:
+      ValueError: n < 3, or a NaN or an infinity.
+    """
+    means = finite_rows(means, "the latents")
+    n = means.shape[1]
+    if n < 3:
+        raise ValueError(f"three groups need at least 3 coordinates, got {n}")
+    parts = np.split(means, [n // 3, 2 * (n // 3)], axis=1)
+    return _units(np.stack([part.mean(axis=1, dtype=np.float64) for part in parts], axis=1))
+
+
+def tsne(means, seed: int = 0) -> np.ndarray:
+    """t-SNE in the plane, an illustration only: 50 principal components first, 500 iterations.
+
+    scikit-learn's Barnes-Hut version with a perplexity of 30, or a third of fewer than 90 points,
+    on one thread: the same picture on any number of cores.
+
+    Args:
+      means: [count, n], 2 <= count <= 10,000, which take about a minute.
+      seed: of the embedding.
+
+    Returns:
+      [count, 2] float32, in no unit; zeros if all means are equal.
+
+    Raises:
+      ValueError: too few or too many latents, n < 2, or a NaN or an infinity.
+    """
+    from sklearn.decomposition import PCA  # a second to import
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
+
+    means = finite_rows(means, "the latents").astype(np.float64)
+    count, n = means.shape
+    if not 2 <= count <= 10_000 or n < 2:
+        raise ValueError(f"t-SNE takes 2 to 10,000 latents of n >= 2, got shape {means.shape}")
+    if not np.ptp(means, axis=0).any():
+        return np.zeros((count, 2), np.float32)
+    means = means - means.mean(axis=0)
+    means /= np.abs(means).max()
+    perplexity = min(30.0, max(1.0, (count - 1) / 3))
+    with threadpool_limits(1):
+        if n > 50:
+            means = PCA(min(50, count), svd_solver="full").fit_transform(means)
+        return TSNE(2, perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(means)
+
+
+def _units(x) -> np.ndarray:
+    """Rows over their norms in float64; a zero row stays zero."""
+    x = np.asarray(x, np.float64)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1.0)

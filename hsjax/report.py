@@ -1,0 +1,69 @@
+"""The numbers of an evaluation as tables for a terminal."""
+
+from hsjax.metrics.latents import READING
+
+_NAMES = {
+    "mse_sum": "MSE, sum over an image's values",
+    "mse_per_value_x1000": "MSE, 1000 x mean per value",
+    "mse_sum_sampled_z": "MSE (sum) of a sampled z",
+    "kl": "regulariser",
+    **{part: f"  {part}" for part in ("mean_angles", "mean_radius", "std_angles", "std_radius")},
+    "knn_accuracy": "k-NN accuracy",
+    "linear_probe_accuracy": "linear probe accuracy",
+}
+_COLUMNS = {
+    "to_test": "to test",
+    "to_reconstructions": "self",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+def table(numbers: dict, name: str) -> str:
+    """Everything in metrics.json, for a data set of this name."""
+    names = dict(_NAMES)
+    if k := numbers.get("knn_neighbours"):
+        names["knn_accuracy"] += f" (k = {k})"
+    rows = [(text, numbers[key]) for key, text in names.items() if key in numbers]
+    width = max(len(text) for text, _ in rows)
+    lines = [f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}"]
+    lines += [f"  {text:<{width}}  {value:>9.4g}" for text, value in rows]
+    if described := numbers.get("latents"):
+        lines.append("latents of the test images")
+        width = max(map(len, described))
+        lines += [f"  {k:<{width}}  {v:>9.4g}  {READING[k]}" for k, v in described.items()]
+    for row in numbers.get("generation", ()):
+        lines += generation(row, numbers)
+    lines += [f"note: {note}" for note in numbers["notes"]]
+    return "\n".join(lines)
+
+
+def generation(row: dict, numbers: dict) -> list[str]:
+    """Lines for one feature network: what all its distances must be read beside, then a table."""
+    about = ", ".join(
+        f"{text} {row[key]}" for key, text in (("seed", "seed"), ("steps", "steps")) if key in row
+    )
+    if "test_accuracy" in row:
+        about += f", test accuracy {row['test_accuracy']:.3f}"
+    name = row["distance"]
+    lines = [
+        f"samples, judged by {name}{f' ({about})' if about else ''}",
+        f"  {numbers['sample_count']} samples, fitted to the {numbers['fit_split']} means; "
+        f"MSE (sum) {numbers['mse_sum']:.4g}",
+    ]
+    if "floor" in row:
+        lines += [
+            f"  {name} of reconstructions to test images: {row['reconstructions_to_test']:.4g}; "
+            f"floor (reconstructions of training to those of test images): {row['floor']:.4g}",
+            f'  columns: {name} of samples to test images and to reconstructions ("self")',
+        ]
+    shown = [key for key in _COLUMNS if any(key in r for r in row["samplers"].values())]
+    width = max(map(len, row["samplers"]))
+    lines.append("  " + " " * width + "".join(f"{_COLUMNS[key]:>11}" for key in shown))
+    for sampler, values in row["samplers"].items():
+        cells = "".join(f"{values[key]:>11.4g}" for key in shown)
+        lines.append(f"  {sampler:<{width}}{cells}")
+    return lines

@@ -1,0 +1,266 @@
+"""Every picture is written, shows something, and survives awkward numbers."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from hsjax import figures
+
+FOOTER = "digits, n = 4, seed 0, $a$ and $b$; " + "a long identity of the run " * 12
+GENERATOR = np.random.default_rng(0)
+AWKWARD = np.array([[np.nan, 0.0, 1.0], [np.inf, 0.0, 0.0], [0.0, 1.0, 0.0]])
+LABELS = GENERATOR.integers(0, 10, 500)
+
+
+def picture(draw, tmp_path, *args, **kwargs):
+    """Draw into a new folder; returns the file read back, [H, W, 3]."""
+    path = tmp_path / "new" / "figures" / "x.png"
+    draw(path, *args, **kwargs)
+    assert [file.name for file in path.parent.iterdir()] == ["x.png"]
+    image = imread(path)[..., :3]
+    assert image.shape[1] == 1200
+    return image
+
+
+def coloured(image):
+    """The number of pixels that are neither white, black nor grey."""
+    return int((np.ptp(image, axis=-1) > 0.1).sum())
+
+
+def ink(image):
+    """The number of pixels that aren't white."""
+    return int((image.min(axis=-1) < 0.95).sum())
+
+
+def directions(count):
+    points = GENERATOR.normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_tile_keeps_every_image_and_the_incomplete_row():
+    images = np.arange(1, 6)[:, None, None, None] / 10 * np.ones((5, 2, 3, 1))
+    image = figures.tile(images, 3)
+    assert image.shape == (2 * 3 - 1, 3 * 4 - 1, 3)
+    for i, value in enumerate((0.1, 0.2, 0.3, 0.4, 0.5)):
+        y, x = 3 * (i // 3), 4 * (i % 3)
+        np.testing.assert_allclose(image[y : y + 2, x : x + 3], value, rtol=1e-6)
+    np.testing.assert_array_equal(image[3:, 7:], 1.0)  # no sixth image
+    np.testing.assert_array_equal(image[2], 1.0)  # between the rows
+    assert figures.tile(images[:2], 8).shape == (2, 8 * 4 - 1, 3)
+
+
+def test_tile_clips_and_survives_what_is_no_number():
+    image = figures.tile(np.array([-1.0, 2.0, np.nan, np.inf]).reshape(4, 1, 1, 1), 4)
+    np.testing.assert_array_equal(image[0, ::2, 0], [0.0, 1.0, 0.0, 1.0])
+
+
+def test_panels_stand_in_rows_of_at_most_four(tmp_path):
+    black = {f"new samples (sampler {i})": np.zeros((9, 6, 10, 1 + i % 2 * 2)) for i in range(8)}
+    heights = {}
+    for count in (4, 5, 8):
+        chosen = dict(list(black.items())[:count])
+        image = picture(figures.panels, tmp_path / f"{count}", chosen, FOOTER, columns=3)
+        dark = image[:, :, 0] < 0.05
+        heights[count] = image.shape[0]
+        assert dark.mean() > 0.2
+    assert heights[8] > 1.4 * heights[4]  # a second row
+    assert heights[5] > heights[8]  # of larger panels, three in a row
+
+
+@pytest.mark.parametrize("labels", [None, LABELS, LABELS + 10 * (LABELS % 2)])
+def test_groups_on_sphere(tmp_path, labels):
+    image = picture(figures.groups_on_sphere, tmp_path, directions(500), labels, FOOTER)
+    assert coloured(image) > 5000
+    halves = image[:, :500], image[:, 550:1080]
+    assert all(coloured(half) > 1000 for half in halves)  # points on both sides of the sphere
+
+
+def test_far_points_are_not_shown_as_near(tmp_path):
+    """Two thirds at +z and a third at -z: seen from +z, each in the middle of a view of its own."""
+    ends = np.array([[0.0, 0.0, 1.0]] * 20 + [[0.0, 0.0, -1.0]] * 10)
+    image = picture(figures.groups_on_sphere, tmp_path, ends, np.array([0] * 20 + [1] * 10), "")
+    blue = np.linalg.norm(image - np.array([0x33, 0x22, 0x88]) / 255, axis=-1) < 0.2
+    red = np.linalg.norm(image - np.array([0xCC, 0x66, 0x77]) / 255, axis=-1) < 0.2
+    blue, red = blue[:, :1080], red[:, :1080]  # the legend is right of it
+    assert 50 < blue.sum() < 400
+    assert 50 < red.sum() < 400
+    assert np.nonzero(blue)[1].max() < 540 < np.nonzero(red)[1].min()
+
+
+@pytest.mark.parametrize(
+    "points",
+    [directions(2), np.tile([[0.6, 0.0, 0.8]], (12, 1)), AWKWARD, np.full((3, 3), np.nan)],
+    ids=["two", "constant", "not finite", "none"],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_few_or_awkward_points(tmp_path, points, labelled):
+    labels = np.arange(len(points)) % 11 if labelled else None
+    sphere = picture(figures.groups_on_sphere, tmp_path / "a", points, labels, FOOTER)
+    plane = picture(figures.tsne, tmp_path / "b", points[:, :2], labels, FOOTER)
+    shown = np.isfinite(points).all()
+    for image in (sphere, plane):
+        assert ink(image) > 3000
+        assert coloured(image) > 20 or not shown
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, LABELS, LABELS % 2 * 7, GENERATOR.integers(0, 100, 500)],
+    ids=["none", "ten", "two", "hundred"],
+)
+def test_tsne(tmp_path, labels):
+    centres = 9 * GENERATOR.normal(size=(10, 2))
+    points = centres[LABELS] + GENERATOR.normal(size=(500, 2))
+    image = picture(figures.tsne, tmp_path, points, labels, FOOTER)
+    assert coloured(image) > 5000
+    if labels is not None:
+        assert ink(image[150:-200, 1130:]) > 100  # a legend or a colour bar
+
+
+@pytest.mark.parametrize("n", [2, 4, 128])
+def test_angle_profile(tmp_path, n):
+    mean = np.linspace(-0.1, 0.3, n - 1)
+    image = picture(figures.angle_profile, tmp_path, mean, 0 * mean + 0.1, FOOTER)
+    assert coloured(image) > 200
+    assert (np.abs(image - 0.87) < 0.02).all(axis=-1).mean() > 0.03  # the prior's band
+
+
+def test_angle_profile_of_what_is_not_finite(tmp_path):
+    mean = np.array([0.1, np.nan, np.inf, 0.2])
+    assert ink(picture(figures.angle_profile, tmp_path / "a", mean, mean, FOOTER)) > 5000
+    lost = np.full(99, np.nan)
+    assert ink(picture(figures.angle_profile, tmp_path / "b", lost, lost, FOOTER)) > 5000
+
+
+@pytest.mark.parametrize(
+    ("n", "counts"),
+    [(2, np.ones(100)), (3, np.zeros(100)), (128, np.eye(100)[99] * 66), (1000, np.eye(100)[50])],
+    ids=["circle", "empty", "constant", "narrow"],
+)
+def test_overlap_histogram(tmp_path, n, counts):
+    edges = np.linspace(-1, 1, 101)
+    image = picture(figures.overlap_histogram, tmp_path, edges, counts, FOOTER, dimension=n)
+    assert ink(image) > 5000
+    assert coloured(image) > 500  # at least the key
+
+
+def test_interpolations_mark_their_ends(tmp_path):
+    for rows, columns in ((6, 10), (1, 2)):
+        images = GENERATOR.random((rows, columns, 6, 10, 1))
+        image = picture(figures.interpolations, tmp_path / f"{rows}", images, FOOTER)
+        across = np.flatnonzero((np.ptp(image, axis=-1) > 0.3).sum(axis=0) > 100)
+        assert across.min() < 200  # a frame at the left
+        assert across.max() > 1000  # and at the right
+        assert ink(image) > 50_000
+
+
+def row(epoch, **others):
+    terms = {"mean_angles": 2.0, "mean_radius": 1 / epoch, "std_angles": 3.0, "std_radius": 0.0}
+    steering = {"beta": 1.0, "learning_rate": 2e-4, "images_per_second": 9.0, "seconds": 1.0}
+    values = {"loss": 60 / epoch, "mse": 40 / epoch, "kl": 20 / epoch}
+    return {"epoch": epoch, "step": 6 * epoch, **values, **terms, **steering, **others}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(e) for e in range(1, 41)],
+        [row(1)],
+        [row(e, loss=7.0, mse=7.0, kl=0.0) for e in (1, 2)],
+        [row(1), row(2, loss=np.nan, mse=np.inf, kl=None)],
+        [{k: v for k, v in row(e).items() if "_r" not in k and "_a" not in k} for e in (1, 2)],
+    ],
+    ids=["many", "one", "constant", "not finite", "standard"],
+)
+def test_training_curves(tmp_path, rows):
+    assert coloured(picture(figures.training_curves, tmp_path, rows, FOOTER)) > 300
+
+
+def run(label, n, seed, mse, distances, **others):
+    style = "solid" if label == "compressed" else "dashed"
+    known = {"label": label, "style": style, "n": n, "seed": seed, "mse": mse}
+    return known | {"distances": distances} | others
+
+
+def test_seeds_are_averaged_and_points_are_in_order():
+    rows = [
+        run("compressed", 200, 0, 4.0, {"vmf": 30.0}),
+        run("compressed", 50, 0, 6.0, {"vmf": 10.0}),
+        run("compressed", 50, 1, 8.0, {"vmf": 16.0}),
+        run("compressed", 50, 2, 1.0, {"prior": 1.0}),  # another sampler
+        run("compressed", 50, 3, np.nan, {"vmf": 16.0}),
+        run("standard", 50, 0, 2.0, {"vmf": np.inf}),
+    ]
+    curves = figures.average_seeds(rows, "vmf", "n")
+    assert list(curves) == ["compressed"]
+    curve = curves["compressed"]
+    np.testing.assert_array_equal(curve.along, [50, 200])
+    np.testing.assert_allclose(curve.mse, [7.0, 4.0])
+    np.testing.assert_allclose(curve.distance, [13.0, 30.0])
+    np.testing.assert_allclose(curve.mse_spread, [2**0.5, 0.0])  # unbiased, none of one seed
+    np.testing.assert_allclose(curve.distance_spread, [18**0.5, 0.0])
+
+
+@pytest.mark.parametrize("case", ["sizes", "one size", "missing", "strength", "lost"])
+def test_tradeoff(tmp_path, case):
+    sizes = (128,) if case in ("one size", "strength") else (50, 200, 1000)
+    rows = [
+        run(
+            label,
+            n,
+            seed,
+            9 - n / 200 + seed,
+            {"prior": n + 50.0 + seed, "vmf": 5.0 + n},
+            strength=s,
+        )
+        for label in ("standard", "compressed")
+        for n in sizes
+        for seed in (0, 1)
+        for s in ((0.1, 1.0, 10.0) if case == "strength" else (1.0,))
+    ]
+    if case == "missing":
+        for one in rows[:3]:
+            del one["distances"]["prior"]
+    if case == "lost":
+        for one in rows:
+            one["mse"] = np.nan
+    join = "strength" if case == "strength" else "n"
+    image = picture(
+        figures.tradeoff, tmp_path, rows, FOOTER, distance_name="FD[classifier-mnist]", join=join
+    )
+    assert coloured(image[:450]) > 200 or case == "lost"  # curves
+    assert coloured(image[450:]) > 200  # the key, below them
+
+
+def test_a_footer_is_wrapped_not_cut(tmp_path):
+    """A longer footer takes more height, leaves the margins white and keeps the panel's size."""
+    images = {"x": np.zeros((2, 8, 8, 1))}
+    short = picture(figures.panels, tmp_path / "a", images, "short", columns=2)
+    long = picture(figures.panels, tmp_path / "b", images, FOOTER, columns=2)
+    assert long.shape[0] > short.shape[0] + 30
+    foot = long[short.shape[0] - 20 :]
+    assert ink(foot) > 1000
+    assert ink(foot[:, :20]) == ink(foot[:, -20:]) == 0
+
+
+def test_a_picture_is_replaced_whole(tmp_path, monkeypatch):
+    """If drawing fails, the picture that was there stays."""
+    images = {"x": np.zeros((2, 8, 8, 1))}
+    path = tmp_path / "x.png"
+    figures.panels(path, images, "before")
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            figures.panels(path, images, "after")
+    assert path.read_bytes() == before
+    figures.panels(path, images, "after")
+    assert path.read_bytes() != before
+
+
+def test_pyplot_is_not_imported():
+    code = "import sys, hsjax.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
