@@ -11,6 +11,8 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from hsjax.config import UserError
+
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 
 
@@ -56,6 +58,9 @@ class Checkpoints:
 
         Args:
           like: a state of the same structure; its values don't matter.
+
+        Raises:
+          UserError: a good state whose arrays have other shapes.
         """
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
@@ -63,9 +68,16 @@ class Checkpoints:
         )
         for step in reversed(self.steps()):
             if _is_good(self.folder / str(step)):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about the topology it was saved on
-                    restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # about the topology it was saved on
+                        arguments = ocp.args.StandardRestore(target)
+                        restored = self._manager.restore(step, args=arguments)
+                except ValueError as error:  # shapes: the config is the same, so it's the data
+                    raise UserError(
+                        f"{self.folder} is of a run on other data (the arrays of step {step} have "
+                        "other shapes): choose another --workdir"
+                    ) from error
                 return jax.tree.unflatten(jax.tree.structure(like), restored.values())
             aside = self.folder.with_name(f"{self.folder.name}-damaged")
             aside.mkdir(exist_ok=True)

@@ -37,11 +37,20 @@ def validate(config: ConfigDict) -> None:
         ("sample.sampler", config.sample.sampler, tuple(samplers.SAMPLERS)),
         ("sample.fit_split", config.sample.fit_split, ("train", "test")),
         ("evaluate.features", evaluate.features, ("classifier", "inception", "none")),
-        *(("evaluate.samplers", name, tuple(samplers.SAMPLERS)) for name in evaluate.samplers),
-        *(("evaluate.metrics", name, METRICS) for name in evaluate.metrics),
     ):
         if value not in choices:
             raise UserError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
+    for field, value, choices in (
+        ("evaluate.samplers", evaluate.samplers, tuple(samplers.SAMPLERS)),
+        ("evaluate.metrics", evaluate.metrics, METRICS),
+    ):
+        # A command line's a,b arrives as the one text "a,b".
+        if isinstance(value, str) or (unknown := [name for name in value if name not in choices]):
+            shown = value if isinstance(value, str) else unknown[0]
+            raise UserError(
+                f"{field} holds {shown!r}: choose from {', '.join(choices)}, "
+                f"written as ('{choices[0]}', '{choices[1]}')"
+            )
     for field, value, least in (
         ("seed", config.seed, 0),
         ("model.latent_dim", model.latent_dim, 2),

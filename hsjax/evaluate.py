@@ -114,6 +114,20 @@ def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features
     ]
 
 
+def check(config: ConfigDict, dataset: data.Dataset) -> None:
+    """Find out before a long training what would end the evaluation after it.
+
+    Raises:
+      UserError: no usable weights for Inception, or images that it can't take.
+    """
+    if config.evaluate.features == "inception":
+        (network,) = feature_networks(config, dataset)
+        try:
+            network.extract(dataset.test_images[:0])
+        except ValueError as error:
+            raise UserError(f"evaluate.features=inception can't take this set: {error}") from error
+
+
 def evaluate(
     config: ConfigDict,
     experiment: train.Experiment,
@@ -200,13 +214,19 @@ def evaluate(
         sampler = SAMPLERS[name]
         # Samples of one sampler don't depend on which others are asked for.
         key = jax.random.fold_in(sample_key, list(SAMPLERS).index(name))
-        z = np.asarray(sampler.sample(sampler.fit(fitted_to), key, count))
+        try:
+            z = np.asarray(sampler.sample(sampler.fit(fitted_to), key, count))
+        except ValueError as error:
+            raise UserError(f"{name} can't be fitted to these latents: {error}") from error
         samples[name] = decode(model, state, z, batch_size)
 
-    if wanted.features == "classifier" and not labelled:
+    of_images = {"frechet", "kid", "prdc"}.intersection(wanted.metrics)
+    if wanted.features == "classifier" and not labelled and of_images:
         notes.append("no labels to train a feature network with: set evaluate.features=inception")
-    elif wanted.features != "none":
+    elif wanted.features != "none" and of_images:
         chosen = np.random.default_rng(config.seed).permutation(len(bank))[:count]
+        if len(chosen) < count:
+            notes.append(f"the floor is of {len(chosen)} training images only, so it is too high")
         sets = generation.Sets(
             test=images[:count],
             reconstructions=reconstructions,

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import shutil
 import signal
 import threading
 import time
@@ -19,7 +18,7 @@ from hsjax import data, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import UserError, open_workdir, validate
-from hsjax.files import write_json, write_npz
+from hsjax.files import replaced_together, write_json, write_npz
 from hsjax.logs import Phases, Progress, Records, read_metrics
 
 SHOWN = ("loss", "mse", "kl", "beta")  # terms in the progress line
@@ -114,6 +113,7 @@ def _open(config, workdir, dataset) -> _Run:
     validate(config)
     path = open_workdir(config, workdir)
     dataset = dataset or data.load(config.data.name, config.data.dir)
+    evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     return _Run(config, path, dataset, *_built(train.static(config), shape, count))
 
@@ -243,18 +243,12 @@ def _check_finite(experiment, state, checkpoints):
 
 def _evaluate(run, state, records=None) -> dict:
     print("evaluating", flush=True)
-    say = Phases()
-    found = evaluation.evaluate(run.config, run.experiment, run.model, state, run.dataset, say)
-    say("drawing")
-    new = run.path / "figures.new"
-    shutil.rmtree(new, ignore_errors=True)
-    _draw(new, run, found)
-    say.close()
-    # Only now, with all of it there, does it take the place of what was there before.
-    shutil.rmtree(run.path / "figures", ignore_errors=True)
-    os.replace(new, run.path / "figures")
-    write_npz(run.path / "embeddings.npz", found.arrays)
-    write_json(run.path / "metrics.json", found.numbers)
+    with replaced_together(run.path) as new, Phases() as say:
+        found = evaluation.evaluate(run.config, run.experiment, run.model, state, run.dataset, say)
+        say("drawing")
+        _draw(new / "figures", run, found)
+        write_npz(new / "embeddings.npz", found.arrays)
+        write_json(new / "metrics.json", found.numbers)
     if records:
         records.results(found.numbers, int(state.step))
     print(report.table(found.numbers, run.dataset.name))

@@ -8,7 +8,6 @@ import os
 from math import lgamma, pi
 from pathlib import Path
 from textwrap import wrap
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps, patheffects
@@ -31,11 +30,10 @@ CLASSES = (
     *("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE"),
     *("#882255", "#44AA99", "#999933", "#AA4499", "#888888"),
 )
-MARKERS = "osD^v"
 HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 
 
-def _figure(height: float, footer: str) -> tuple[Figure, SubFigure]:
+def new_figure(height: float, footer: str) -> tuple[Figure, SubFigure]:
     """A figure with room of `height` inches to draw in, above a footer wrapped to its width."""
     lines = [part for line in footer.splitlines() for part in wrap(line, 110) or [""]]
     foot = 0.1 + 0.15 * len(lines)
@@ -48,21 +46,23 @@ def _figure(height: float, footer: str) -> tuple[Figure, SubFigure]:
     return figure, body
 
 
-def _grid(body: SubFigure, count: int, most: int, **kwargs) -> list[Axes]:
+def subplots(body: SubFigure, count: int, most: int, **kwargs) -> list[Axes]:
     """`count` axes in as few rows of at most `most` as will do, evenly filled."""
-    rows, columns = _shape(count, most)
+    rows, columns = rows_and_columns(count, most)
     axes = body.subplots(rows, columns, squeeze=False, **kwargs).ravel()
     for unused in axes[count:]:
         unused.set_axis_off()
     return list(axes[:count])
 
 
-def _shape(count: int, most: int) -> tuple[int, int]:
+def rows_and_columns(count: int, most: int) -> tuple[int, int]:
+    """The shape of the grid of `subplots`."""
     rows = -(-count // most)
     return rows, -(-count // rows)
 
 
-def _label(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+def describe(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """A title, axis labels and the look that all curves share."""
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.set_xlabel(x, fontsize=10)
     axes.set_ylabel(y, fontsize=10)
@@ -72,19 +72,28 @@ def _label(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_axisbelow(True)
 
 
-def _log_y(axes: Axes, values, ratio: float) -> None:
-    """A log scale for y if all values are positive and differ by more than `ratio`."""
+def ratio(values) -> float:
+    """The largest of the finite values over the smallest; 0 if one isn't positive, or of none."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    if len(values) and values.min() > 0 and values.max() > ratio * values.min():
-        subs = (1, 2, 5) if values.max() < 1000 * values.min() else (1,)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    return values.max() / values.min() if len(values) and values.min() > 0 else 0.0
 
 
-def _save(figure: Figure, path: Path) -> None:
+def log_y(axes: Axes, values) -> None:
+    """A log scale for y, with ticks for these values, of which no finite one is below 0."""
+    axes.set_yscale("log")
+    if ratio(values) < 3:  # there may be no round number to a power of ten in it
+        locator = MaxNLocator(5, steps=(1, 2, 5, 10))
+    else:
+        choices = ((10, (1, 2, 3, 5)), (1000, (1, 2, 5)), (np.inf, (1,)))
+        subs = next(subs for most, subs in choices if ratio(values) <= most)
+        locator = LogLocator(subs=subs, numticks=12)
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, path: Path) -> None:
     """Write the PNG under another name first: whoever looks at `path` finds a whole picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -111,16 +120,18 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
 
 def panels(path: Path, panels: dict[str, np.ndarray], footer: str, columns: int = 8) -> None:
     """Figure 1a, {title: images as in `tile`}: originals, reconstructions, new samples."""
-    rows, across = _shape(len(panels), 4)
+    rows, across = rows_and_columns(len(panels), 4)
     tiles = {title: tile(images, columns) for title, images in panels.items()}
+    # One size for all titles, so small that the longest fits on a line.
+    size = int(np.clip(1020 / across / max(map(len, panels)), 8, 10))
     tallest = max(image.shape[0] / image.shape[1] for image in tiles.values())
-    figure, body = _figure(rows * (0.95 * WIDTH / across * tallest + 0.45), footer)
-    for axes, (title, image) in zip(_grid(body, len(tiles), 4), tiles.items(), strict=True):
+    figure, body = new_figure(rows * (0.95 * WIDTH / across * tallest + 0.45), footer)
+    for axes, (title, image) in zip(subplots(body, len(tiles), 4), tiles.items(), strict=True):
         axes.imshow(image)
-        lines = wrap(title, 100 // across)
-        axes.set_title("\n".join(lines), fontsize=10, parse_math=False)
+        lines = "\n".join(wrap(title, 1020 // size // across))
+        axes.set_title(lines, fontsize=size, parse_math=False)
         axes.axis("off")
-    _save(figure, path)
+    save(figure, path)
 
 
 def interpolations(path: Path, images: np.ndarray, footer: str) -> None:
@@ -128,7 +139,7 @@ def interpolations(path: Path, images: np.ndarray, footer: str) -> None:
     columns, height, width, channels = np.shape(images)[1:]
     image = tile(np.reshape(images, (-1, height, width, channels)), columns)
     inches = 0.9 * WIDTH * image.shape[0] / image.shape[1]
-    figure, body = _figure(min(inches, 10.0 if len(images) > 1 else 3.0) + 0.8, footer)
+    figure, body = new_figure(min(inches, 10.0 if len(images) > 1 else 3.0) + 0.8, footer)
     axes = body.subplots()
     axes.imshow(image)
     axes.set_title("one interpolation per row", fontsize=10, pad=10)
@@ -141,7 +152,7 @@ def interpolations(path: Path, images: np.ndarray, footer: str) -> None:
     axes.set_yticks([])
     axes.tick_params(length=0, labelsize=10, pad=8)
     axes.spines[:].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _points(points: np.ndarray, labels: np.ndarray | None):
@@ -216,8 +227,10 @@ def _hemisphere(axes: Axes, view: np.ndarray, points: np.ndarray, style: dict) -
     for index, axis in enumerate(np.eye(3)):
         tip = axis * (1.0 if axis @ view >= 0 else -1.0)  # the near end of each axis
         text = f"{'+' if tip[index] > 0 else '−'}{index + 1}"
-        place = {"ha": "center", "va": "center", "clip_on": True, "zorder": 1.5}  # behind points
-        axes.text(*(tip @ screen), text, fontsize=11, weight="bold", color="0.4", **place)
+        # Below the tip, lest it hide the points there.
+        place = {"xytext": (0, -5), "textcoords": "offset points", "ha": "center", "va": "top"}
+        look = {"fontsize": 11, "weight": "bold", "color": "0.25", "path_effects": HALO}
+        axes.annotate(text, tip @ screen, **place, **look, annotation_clip=True, clip_on=True)
     axes.set(xlim=(-1.04, 1.04), ylim=(-1.04, 1.04), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return int(near.sum())
@@ -240,19 +253,18 @@ def groups_on_sphere(
     view = centre / concentration if island else np.full(3, 3**-0.5)
     radius = np.quantile(np.linalg.norm(points - view, axis=1), 0.995) if island else 2.0
     enlarged = radius < 0.6
-    figure, body = _figure(3.3 if enlarged else 4.4, footer)
-    grid = _grid(body, 3 if enlarged else 2, 3)
-    views = {"the points' centre" if island else "the diagonal": view, "behind": -view}
+    figure, body = new_figure(3.3 if enlarged else 4.4, footer)
+    grid = subplots(body, 3 if enlarged else 2, 3)
+    numbers = ", ".join(f"{x:.2f}" for x in view).replace("-", "−")
+    views = {f"their mean ({numbers})" if island else "(1, 1, 1)": view, "behind": -view}
     for axes, (name, direction) in zip(grid, views.items(), strict=False):
-        count = _hemisphere(axes, direction, points, style)
-        numbers = ", ".join(f"{x:.2f}" for x in direction).replace("-", "−")
-        title = f"from {name},\n({numbers})\n{100 * count / total:.3g} % of the points"
-        axes.set_title(title, fontsize=9)
+        share = 100 * _hemisphere(axes, direction, points, style) / total
+        axes.set_title(f"from {name}\n{share:.3g} % of the points", fontsize=9)
     if enlarged:
         _hemisphere(grid[2], view, points, style)
         span = max(1.15 * radius, 0.02)
         grid[2].set(xlim=(-span, span), ylim=(-span, span))
-        grid[2].set_title(f"from the points' centre,\nenlarged {1 / span:.2g} times", fontsize=9)
+        grid[2].set_title(f"from their mean\nenlarged {1 / span:.2g} times", fontsize=9)
         grid[2].spines[:].set(visible=True, color="0.6")
         frame = {"edgecolor": "0.6", "linewidth": 0.8, "fill": False}
         grid[0].add_patch(Rectangle((-span, -span), 2 * span, 2 * span, **frame))
@@ -260,16 +272,17 @@ def groups_on_sphere(
     title = f"{len(points):,} latents averaged in three groups (axes 1, 2, 3), on S²{unlabelled}"
     body.suptitle(title, fontsize=11)
     _add_key(body, grid, key)
-    _save(figure, path)
+    save(figure, path)
 
 
 def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str) -> None:
     """Figure 1c: a t-SNE projection of the latents, [count, 2], coloured by class."""
     points, labels, style, key = _points(points, labels)
-    figure, body = _figure(5.8, footer)
+    figure, body = new_figure(5.8, footer)
     axes = body.subplots()
     axes.scatter(*points.T, **style)
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axes.margins(0.03)
     axes.spines[:].set_color("0.8")
     unlabelled = ", no labels" if labels is None else ""
     axes.set_title(f"t-SNE of {len(points):,} latents{unlabelled}", fontsize=11)
@@ -284,7 +297,7 @@ def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str)
             for name, place in zip(np.unique(labels), places, strict=True):
                 axes.text(*place, f"{name}", fontsize=11, **text)
     _add_key(body, axes, key)
-    _save(figure, path)
+    save(figure, path)
 
 
 def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str) -> None:
@@ -293,7 +306,7 @@ def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str)
     k, n = np.arange(1, len(mean) + 1), len(mean) + 1
     edges = np.append(k - 0.5, n - 0.5)
     diagonal = (n - k + 1.0) ** -0.5
-    figure, body = _figure(4.2, footer)
+    figure, body = new_figure(4.2, footer)
     axes = body.subplots()
     band = {"fill": True, "edgecolor": "none"}
     prior = "prior N(0, I): 0 ± 1/√(n−k+1)"
@@ -302,16 +315,20 @@ def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str)
     reference = {"baseline": None, "color": "0.2", "linewidth": 0.9, "linestyle": "dashed"}
     axes.stairs(diagonal, edges, label="diagonal direction: 1/√(n−k+1)", **reference)
     if n > 50:
-        axes.stairs(mean + spread, edges, baseline=mean - spread, color=BLUE, alpha=0.35, **band)
-        axes.plot(k, mean, color=BLUE, linewidth=1.4, label="data: mean ± std")
+        fill = {"color": BLUE, "alpha": 0.35, "label": "data: ± std"}
+        axes.stairs(mean + spread, edges, baseline=mean - spread, **band | fill)
+        axes.plot(k, mean, color=BLUE, linewidth=1.4, label="data: mean")
     else:
         bars = {"fmt": "o", "markersize": 5, "elinewidth": 1.6, "capsize": 3}
         axes.errorbar(k, mean, spread, color=BLUE, label="data: mean ± std", **bars)
     axes.set_xlim(edges[0], edges[-1])
+    reach = np.nan_to_num(np.concatenate([mean - spread, mean + spread, diagonal, -diagonal]))
+    axes.set_ylim(max(1.05 * reach.min(), -1.5), min(1.05 * reach.max(), 1.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _label(axes, f"Angles of the latents, n = {n}", "k, index of the angle φₖ", "cos φₖ")
-    body.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    _save(figure, path)
+    describe(axes, f"Angles of the latents, n = {n}", "k, index of the angle φₖ", "cos φₖ")
+    columns = 2 if n > 50 else 3
+    body.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    save(figure, path)
 
 
 def overlap_histogram(
@@ -327,20 +344,24 @@ def overlap_histogram(
     t = np.linspace(-1.0, 1.0, 4001)[1:-1]
     log_beta = lgamma(0.5) + lgamma((dimension - 1) / 2) - lgamma(dimension / 2)
     uniform = np.exp((dimension - 3) / 2 * np.log1p(-(t**2)) - log_beta)
-    figure, body = _figure(4.0, footer)
+    figure, body = new_figure(4.0, footer)
     axes = body.subplots()
     fill = {"fill": True, "color": BLUE, "alpha": 0.5}
-    axes.stairs(density, edges, label=f"pairs of latents ({counts.sum():,.0f})", **fill)
-    label = f"uniform directions, n = {dimension}"
+    centres = (edges[1:] + edges[:-1]) / 2
+    mean = counts @ centres / max(counts.sum(), 1.0)
+    std = (counts @ (centres - mean) ** 2 / max(counts.sum(), 1.0)) ** 0.5
+    label = f"{counts.sum():,.0f} pairs of latents: {mean:.2f} ± {std:.2f}".replace("-", "−")
+    axes.stairs(density, edges, label=label, **fill)
+    label = f"uniform directions, n = {dimension}: 0 ± {dimension**-0.5:.2f}"
     axes.plot(t, uniform, color=BLACK, linewidth=1.4, label=label)
     filled = np.flatnonzero(counts)
     ends = [edges[filled[0]], edges[filled[-1] + 1]] if len(filled) else [0.0, 0.0]
     width = 5 * dimension**-0.5  # five standard deviations of the uniform law
     axes.set_xlim(max(min(ends[0], -width), -1.0), min(max(ends[1], width), 1.0))
     axes.set_ylim(bottom=0.0)
-    _label(axes, "Overlap of the latents", "cosine between two latents", "density")
+    describe(axes, "Overlap of the latents", "cosine between two latents", "density")
     body.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
@@ -352,147 +373,29 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
         "regulariser (before β)": ("kl",),
         "terms of the regulariser": terms,
         "β": ("beta",),
-        "learning rate": ("learning_rate",),
+        "learning rate × 1000": ("learning_rate",),
     }
     curves = {
         title: {key: np.array([row.get(key, np.nan) for row in rows], float) for key in keys}
         for title, keys in curves.items()
         if any(key in row for row in rows for key in keys)
     }
-    figure, body = _figure(2.2 * _shape(len(curves), 3)[0] + 0.5, footer)
-    for axes, (title, lines) in zip(_grid(body, len(curves), 3), curves.items(), strict=True):
+    figure, body = new_figure(2.2 * rows_and_columns(len(curves), 3)[0] + 0.5, footer)
+    for axes, (title, lines) in zip(subplots(body, len(curves), 3), curves.items(), strict=True):
         for (key, values), colour in zip(lines.items(), LINES, strict=False):
             marker = "o" if len(rows) <= 20 else None
             line = {"color": colour, "linewidth": 1.4, "marker": marker, "markersize": 3.5}
             axes.plot([row["epoch"] for row in rows], values, label=key, **line)
-        _label(axes, title, "epoch")
+        describe(axes, title, "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        if title not in ("β", "learning rate"):
-            _log_y(axes, np.concatenate([*lines.values()]), ratio=3)
+        if title in ("β", "learning rate × 1000"):
+            axes.set_ylim(bottom=0.0)
+            unit = 1.0 if title == "β" else 1000.0
+            axes.yaxis.set_major_formatter(lambda y, _, unit=unit: f"{unit * y:g}")
+        elif ratio(every := np.concatenate([*lines.values()])) > 3:
+            log_y(axes, every)
         if len(lines) > 1:
             text = {"title": title, "title_fontsize": 9, "fontsize": 9, "frameon": False}
             handles = axes.get_legend_handles_labels()[0]
             body.legend(handles=handles, loc="outside lower center", ncols=4, **text)
-    _save(figure, path)
-
-
-class Curve(NamedTuple):
-    """Means over the seeds at each point of a curve, in order, and their standard deviations."""
-
-    along: np.ndarray  # [points] n or strength
-    mse: np.ndarray  # [points]
-    distance: np.ndarray  # [points]
-    mse_spread: np.ndarray  # [points], 0 where there is one seed
-    distance_spread: np.ndarray  # [points]
-
-
-def average_seeds(rows: list[dict], sampler: str, join: str) -> dict[str, Curve]:
-    """{label: Curve} of the rows with this sampler, those of other seeds averaged.
-
-    Rows whose MSE or distance isn't finite are left out.
-    """
-    found: dict[str, dict] = {}
-    for row in rows:
-        pair = row["mse"], row["distances"].get(sampler, np.nan)
-        if np.isfinite(pair).all():
-            found.setdefault(row["label"], {}).setdefault(row[join], []).append(pair)
-    curves = {}
-    for label, points in found.items():
-        along = sorted(points)
-        means = np.array([np.mean(points[p], axis=0) for p in along])
-        spreads = [np.std(points[p], axis=0, ddof=min(len(points[p]) - 1, 1)) for p in along]
-        curves[label] = Curve(np.array(along), *means.T, *np.array(spreads).T)
-    return curves
-
-
-def tradeoff(
-    path: Path, rows: list[dict], footer: str, *, distance_name: str, join: str = "n"
-) -> None:
-    """Figure 2: reconstruction error against the distance of samples, a panel per sampler.
-
-    rows: {"label", "style", "n", "seed", "mse" (1000 x mean per value), "distances": {sampler:
-      float}}; seeds are averaged, their standard deviation (std) becomes error bars.
-    distance_name: what the distances are, the label of the y axis.
-    join: what a curve runs along, and the number written at its points: "n" (at its ends) or
-      "strength" (at each), a further entry of the rows.
-    """
-    samplers = list(dict.fromkeys(name for row in rows for name in row["distances"])) or ["no runs"]
-    styles = {
-        label: {
-            "color": LINES[i % len(LINES)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": next(row["style"] for row in rows if row["label"] == label),
-        }
-        for i, label in enumerate(dict.fromkeys(row["label"] for row in rows))
-    }
-    alone = len({row[join] for row in rows}) < 2  # then a note says it once
-    notes = ["lower left is better", "bars: ± std over seeds"]
-    if len(samplers) > 1:
-        notes.append("each panel has its own y axis")
-    if not alone:
-        notes.append("numbers at the ends: n" if join == "n" else f"numbers: {join}")
-    if join != "n" or alone:
-        notes.append("n = " + ", ".join(f"{n}" for n in sorted({row["n"] for row in rows})))
-    lost = sum(not np.isfinite([row["mse"], *row["distances"].values()]).all() for row in rows)
-    if lost:
-        notes.append(f"{lost} of {len(rows)} runs have a value that isn't finite, not drawn")
-    heights = (
-        (4.4, 3.4)[len(samplers) > 1] * _shape(len(samplers), 3)[0] + 0.2,
-        0.1 + 0.21 * -(-len(styles) // 3),
-    )
-    figure, body = _figure(sum(heights), "; ".join(notes) + "\n" + footer)
-    body, strip = body.subfigures(2, 1, height_ratios=heights)
-    body.supxlabel("reconstruction MSE, 1000 × mean per value", fontsize=10)
-    body.supylabel("\n".join(wrap(distance_name, 45)), fontsize=10, parse_math=False)
-    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
-    text = {"fontsize": 9, "frameon": False, "handlelength": 3.5}
-    strip.legend(handles=handles, loc="center", ncols=3, **text)
-    drawn = []
-    for axes, sampler in zip(_grid(body, len(samplers), 3, sharex=True), samplers, strict=True):
-        _label(axes, sampler)
-        axes.tick_params(labelbottom=True)
-        axes.margins(0.12)
-        curves = average_seeds(rows, sampler, join)
-        for label, curve in curves.items():
-            bars = {"xerr": curve.mse_spread, "yerr": curve.distance_spread, "elinewidth": 0.8}
-            axes.errorbar(curve.mse, curve.distance, **bars, **styles[label], markersize=5)
-        _log_y(axes, [y for curve in curves.values() for y in curve.distance], ratio=10)
-        drawn.append((axes, curves))
-    if not alone:
-        figure.draw_without_rendering()  # places the axes, which decides what is beside what
-        for axes, curves in drawn:
-            _number(axes, curves, styles, ends_only=join == "n")
-    _save(figure, path)
-
-
-def _number(axes: Axes, curves: dict[str, Curve], styles: dict, ends_only: bool) -> None:
-    """Write each point's `along` beside it, where fewest lines, points and other numbers are."""
-    paths, taken = {}, []  # in points (1/72 inch): each curve's, and places that are in the way
-    to_points = 72 / axes.figure.dpi
-    for label, curve in curves.items():
-        xy = np.stack([curve.mse, curve.distance], axis=-1)
-        bars = np.stack([curve.mse_spread, curve.distance_spread], axis=-1)
-        bars = bars[:, None, None] * np.linspace(-1, 1, 9)[:, None, None] * np.eye(2)
-        bars = (xy[:, None, None] + bars).reshape(-1, 2)
-        line, bars = (to_points * axes.transData.transform(places) for places in (xy, bars))
-        steps = np.linspace(0, len(line) - 1, 20 * len(line) - 19)
-        between = np.stack([np.interp(steps, np.arange(len(line)), x) for x in line.T], axis=-1)
-        paths[label] = line
-        taken += [*between, *bars]
-    low, high = to_points * np.array(axes.get_window_extent().get_points())
-    ways = np.array([(x, y) for x in (1, 0, -1) for y in (0, 1, -1) if x or y])
-    for label, line in paths.items():
-        for i in {0, len(line) - 1} if ends_only else range(len(line)):
-            text = f"{curves[label].along[i]:g}"
-            half = np.array([2.6 * len(text), 4.0])
-            offsets = np.concatenate([ways * (half + gap) for gap in (4.0, 9.0)])
-            places = line[i] + offsets
-            inside = np.abs(np.array(taken) - places[:, None]) < half + 3.5  # a marker's size
-            outside = (places - half < low) | (places + half > high)
-            hits = inside.all(axis=-1).sum(axis=1) + 100 * outside.any(axis=1)
-            best = np.argmin(hits)
-            taken += [places[best] + [x, 0] for x in np.linspace(-half[0], half[0], 9)]
-            look = {"color": styles[label]["color"], "fontsize": 8, "path_effects": HALO}
-            look |= {"textcoords": "offset points", "ha": "center", "va": "center"}
-            xy = curves[label].mse[i], curves[label].distance[i]
-            axes.annotate(text, xy, offsets[best], **look).set_in_layout(False)
+    save(figure, path)

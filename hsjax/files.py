@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +83,26 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A new folder, all of whose entries take the place of those in `folder` at the end, or none.
+
+    An error inside leaves `folder` as it was.
+    """
+    new, old = folder / ".unfinished", folder / ".replaced"
+    for path in (new, old):  # what a kill left
+        shutil.rmtree(path, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        old.mkdir()
+        for entry in sorted(new.iterdir()):
+            there = folder / entry.name
+            if there.is_dir():  # which can't be replaced in one go
+                os.replace(there, old / entry.name)
+            os.replace(entry, there)
+    finally:
+        for path in (new, old):
+            shutil.rmtree(path, ignore_errors=True)

@@ -67,7 +67,10 @@ class Progress:
 
 
 class Phases:
-    """What an evaluation is at: a line for each phase, with the seconds it took once it is over."""
+    """What an evaluation is at: a line for each phase, with the seconds it took once it is over.
+
+    Use it in a `with` statement, which ends the line whatever happens.
+    """
 
     def __init__(self):
         self._start = None
@@ -83,6 +86,15 @@ class Phases:
         if self._start is not None:
             print(f" {time.monotonic() - self._start:.1f} s", flush=True)
         self._start = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None and self._start is not None:
+            print(flush=True)  # the error has its own line
+            self._start = None
+        self.close()
 
 
 class Records:

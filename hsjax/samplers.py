@@ -1,9 +1,10 @@
 """Where new latents come from: each sampler has fit(embeddings) and sample(parameters, key, count).
 
-Embeddings are the encoder's means, [count, n]. `fit` runs once, on the host in float64; `sample` is
-pure JAX with an explicit key, jittable with a static count, and returns float32 [count, n]. A model
-with `project` rescales every sample to √n when it decodes; a model without sees the radius drawn
-here, which is the embeddings' mean radius for every sampler on a sphere but `uniform_sphere`.
+Embeddings are the encoder's means, [count, n]. `fit` runs once, on the host in float64, and raises
+a ValueError for fewer than 2 embeddings or a NaN; `sample` is pure JAX with an explicit key,
+jittable with a static count, and returns float32 [count, n]. A model with `project` rescales every
+sample to √n when it decodes; a model without sees the radius drawn here, which is the embeddings'
+mean radius for every sampler on a sphere but `uniform_sphere`.
 
 `slerp` goes from one latent to another along the sphere.
 """
@@ -33,9 +34,22 @@ def _float32(*arrays) -> tuple[Array, ...]:
     return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 
+def _checked(embeddings) -> np.ndarray:
+    """Embeddings as float64, or a ValueError that says why nothing can be fitted to them."""
+    embeddings = np.asarray(embeddings, np.float64)
+    if embeddings.ndim != 2 or min(embeddings.shape) < 2:
+        raise ValueError(
+            "embeddings must be [count, n], both at least 2, for a sampler to be fitted; "
+            f"got shape {embeddings.shape}"
+        )
+    bad = int(np.sum(~np.isfinite(embeddings).all(axis=1)))
+    if bad:
+        raise ValueError(f"{bad} of {len(embeddings)} embeddings hold a NaN or an infinity")
+    return embeddings
+
+
 def _directions(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
     """Unit vectors (float64) and the mean radius."""
-    embeddings = np.asarray(embeddings, np.float64)
     radii = np.linalg.norm(embeddings, axis=1)
     return embeddings / np.where(radii > 0, radii, 1.0)[:, None], radii.mean()
 
@@ -115,7 +129,7 @@ def concentration(n: int, length: float) -> float:
 
 
 def _fit_vmf(embeddings) -> VonMisesFisher:
-    units, radius = _directions(embeddings)
+    units, radius = _directions(_checked(embeddings))
     n = units.shape[1]
     mean = units.mean(axis=0)
     length = np.linalg.norm(mean)
@@ -177,7 +191,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def _fit_projected_gaussian(embeddings) -> Mixture:
-    embeddings = np.asarray(embeddings, np.float64)
+    embeddings = _checked(embeddings)
     covariance = np.cov(embeddings, rowvar=False)
     _, radius = _directions(embeddings)
     means, factors = embeddings.mean(axis=0)[None], _root(covariance)[None]
@@ -189,7 +203,7 @@ def _fit_projected_gmm(embeddings) -> Mixture:
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
-    embeddings = np.asarray(embeddings, np.float64)
+    embeddings = _checked(embeddings)
     if len(embeddings) > 10_000:  # enough for the moments, and a minute less
         embeddings = np.random.default_rng(0).choice(embeddings, 10_000, replace=False)
     # In units of the embeddings' spread, for the ridge on the covariances to mean the same.
@@ -255,7 +269,7 @@ def _fit_angles(embeddings) -> AngleCopula:
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
-    units, radius = _directions(embeddings)
+    units, radius = _directions(_checked(embeddings))
     _, angles = coordinates.to_spherical(jnp.asarray(units, jnp.float32))
     angles = np.asarray(angles, np.float64)
     # The last angle is a full turn: it is cut where the data is not, opposite to its mean.

@@ -6,6 +6,8 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs compiled by one test, or by a command it starts, serve the next.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="hsjax-tests-"))
+# Decoded sets and feature networks too: never those of the user's home.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hsjax-tests-")
 
 import jax
 import numpy as np
@@ -48,6 +50,10 @@ def images_file(tmp_path_factory):
 @pytest.fixture
 def config(images_file) -> ConfigDict:
     """A spherical VAE that trains in a second: 6 batches of 8 an epoch, 3 epochs."""
+    return tiny_config(images_file)
+
+
+def tiny_config(images_file) -> ConfigDict:
     config = default.get_config()
     config.data.name = str(images_file)
     config.model.latent_dim = 4
@@ -61,4 +67,8 @@ def config(images_file) -> ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.checkpoint_every = 1
     config.sample.sampler = "projected_gaussian"
+    # Judged in a second, too: what else there is, the tests about it ask for.
+    config.evaluate.samplers = ("prior", "vmf")
+    config.evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents")
+    config.evaluate.feature_steps = 60
     return config

@@ -74,6 +74,11 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, capsys):
     assert "encoder/stem/kernel" in (workdir / "parameters.txt").read_text()
     picture = imread(workdir / "figures" / "summary.png")
     assert picture.std() > 0.05
+    assert {path.name for path in (workdir / "figures").iterdir()} == {
+        *("summary.png", "interpolations.png", "sphere.png", "angles.png", "overlaps.png"),
+        "training.png",
+    }
+    assert not list(workdir.glob(".*"))
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
     assert "tensorflow" not in sys.modules
     output = capsys.readouterr().out
@@ -169,6 +174,18 @@ def test_a_workdir_of_another_config_is_refused(config, uninterrupted):
     assert before == sorted(f.name for f in workdir.rglob("*"))
 
 
+def test_other_data_under_the_same_name_are_one_line(config, images_file, tmp_path):
+    config.data.name, config.train.epochs = str(tmp_path / "x.npz"), 1
+    arrays = dict(np.load(images_file))
+    np.savez(tmp_path / "x.npz", **arrays)
+    experiment.train_and_evaluate(config, tmp_path / "run")
+    fewer = {k: v[:20] for k, v in arrays.items()}
+    np.savez(tmp_path / "x.npz", **fewer)
+    with pytest.raises(UserError, match="is of a run on other data") as caught:
+        experiment.evaluate(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_refused_start_claims_no_workdir(config, tmp_path):
     config.train.batch_size = 100
     with pytest.raises(UserError, match=r"train.batch_size=100: the set has 44 images"):
@@ -211,8 +228,12 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     config.sample.sampler = "prior"
     config.sample.fit_split = "test"
     numbers = experiment.train_and_evaluate(config, tmp_path / "run")
-    assert "knn_accuracy" not in numbers
-    assert "no labels" in capsys.readouterr().out
+    assert not {"knn_accuracy", "linear_probe_accuracy", "generation"} & numbers.keys()
+    assert not {"overlap_within", "overlap_between"} & numbers["latents"].keys()
+    output = capsys.readouterr().out
+    assert "note: no labels: k-NN accuracy, linear probe and colours are left out" in output
+    assert "note: no labels to train a feature network with" in output
+    assert {"sphere.png", "summary.png"} <= {f.name for f in (tmp_path / "run/figures").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -230,6 +251,17 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("train.batch_size", 1, "train.batch_size is 1"),
         ("train.learning_rate", float("inf"), "train.learning_rate is inf"),
         ("sample.sampler", "magic", "choose one of prior, uniform_sphere"),
+        ("sample.fit_split", "validation", "choose one of train, test"),
+        ("sample.count", 1, "sample.count is 1: it must be at least 2"),
+        ("evaluate.samplers", ("vmf", "magic"), "evaluate.samplers holds 'magic': choose from pri"),
+        ("evaluate.samplers", ("vmf,prior",), "'vmf,prior': choose from prior, uniform_sphere"),
+        ("evaluate.samplers", "vmf", "evaluate.samplers holds 'vmf': choose from"),
+        ("evaluate.metrics", ("fid",), "holds 'fid': choose from frechet, kid, prdc, knn"),
+        ("evaluate.features", "vgg", "choose one of classifier, inception, none"),
+        ("evaluate.features", "inception", "evaluate.inception_weights is '', which is no file"),
+        ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold whole numbers"),
+        ("evaluate.feature_seeds", (0, -1), "evaluate.feature_seeds is (0, -1)"),
+        ("evaluate.neighbours", 0, "evaluate.neighbours is 0"),
         ("data.name", "nowhere.npz", "no such file"),
     ],
 )
@@ -240,3 +272,4 @@ def test_bad_fields_are_named(config, tmp_path, field, value, text):
         experiment.train_and_evaluate(config, tmp_path)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "config.json").exists()

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hsjax import figures
@@ -25,14 +26,22 @@ def picture(draw, tmp_path, *args, **kwargs):
     return image
 
 
+def spread(image):
+    """How far apart red, green and blue are, [H, W]; np.ptp is ten times slower on a short axis."""
+    red, green, blue = np.moveaxis(image, -1, 0)
+    highest = np.maximum(np.maximum(red, green), blue)
+    return highest - np.minimum(np.minimum(red, green), blue)
+
+
 def coloured(image):
     """The number of pixels that are neither white, black nor grey."""
-    return int((np.ptp(image, axis=-1) > 0.1).sum())
+    return int((spread(image) > 0.1).sum())
 
 
 def ink(image):
     """The number of pixels that aren't white."""
-    return int((image.min(axis=-1) < 0.95).sum())
+    red, green, blue = np.moveaxis(image, -1, 0)
+    return int((np.minimum(np.minimum(red, green), blue) < 0.95).sum())
 
 
 def directions(count):
@@ -70,7 +79,7 @@ def test_panels_stand_in_rows_of_at_most_four(tmp_path):
     assert heights[5] > heights[8]  # of larger panels, three in a row
 
 
-@pytest.mark.parametrize("labels", [None, LABELS, LABELS + 10 * (LABELS % 2)])
+@pytest.mark.parametrize("labels", [None, LABELS + 10 * (LABELS % 2)])
 def test_groups_on_sphere(tmp_path, labels):
     image = picture(figures.groups_on_sphere, tmp_path, directions(500), labels, FOOTER)
     assert coloured(image) > 5000
@@ -91,11 +100,14 @@ def test_far_points_are_not_shown_as_near(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "points",
-    [directions(2), np.tile([[0.6, 0.0, 0.8]], (12, 1)), AWKWARD, np.full((3, 3), np.nan)],
-    ids=["two", "constant", "not finite", "none"],
+    ("points", "labelled"),
+    [
+        (np.tile([[0.6, 0.0, 0.8]], (12, 1)), False),
+        (AWKWARD, True),
+        (np.full((3, 3), np.nan), True),
+    ],
+    ids=["constant", "not finite", "none"],
 )
-@pytest.mark.parametrize("labelled", [True, False])
 def test_few_or_awkward_points(tmp_path, points, labelled):
     labels = np.arange(len(points)) % 11 if labelled else None
     sphere = picture(figures.groups_on_sphere, tmp_path / "a", points, labels, FOOTER)
@@ -108,37 +120,35 @@ def test_few_or_awkward_points(tmp_path, points, labelled):
 
 @pytest.mark.parametrize(
     "labels",
-    [None, LABELS, LABELS % 2 * 7, GENERATOR.integers(0, 100, 500)],
-    ids=["none", "ten", "two", "hundred"],
+    [LABELS * 7, GENERATOR.integers(0, 100, 500)],
+    ids=["ten", "hundred"],
 )
 def test_tsne(tmp_path, labels):
     centres = 9 * GENERATOR.normal(size=(10, 2))
     points = centres[LABELS] + GENERATOR.normal(size=(500, 2))
     image = picture(figures.tsne, tmp_path, points, labels, FOOTER)
     assert coloured(image) > 5000
-    if labels is not None:
-        assert ink(image[150:-200, 1130:]) > 100  # a legend or a colour bar
+    assert ink(image[150:-200, 1130:]) > 100  # a legend or a colour bar
 
 
-@pytest.mark.parametrize("n", [2, 4, 128])
+@pytest.mark.parametrize("n", [2, 128])
 def test_angle_profile(tmp_path, n):
     mean = np.linspace(-0.1, 0.3, n - 1)
+    mean[5:8] = np.nan
     image = picture(figures.angle_profile, tmp_path, mean, 0 * mean + 0.1, FOOTER)
     assert coloured(image) > 200
-    assert (np.abs(image - 0.87) < 0.02).all(axis=-1).mean() > 0.03  # the prior's band
+    assert (np.abs(image - 0.87) < 0.02).mean() > 0.03  # the prior's band
 
 
 def test_angle_profile_of_what_is_not_finite(tmp_path):
     mean = np.array([0.1, np.nan, np.inf, 0.2])
-    assert ink(picture(figures.angle_profile, tmp_path / "a", mean, mean, FOOTER)) > 5000
-    lost = np.full(99, np.nan)
-    assert ink(picture(figures.angle_profile, tmp_path / "b", lost, lost, FOOTER)) > 5000
+    assert ink(picture(figures.angle_profile, tmp_path, mean, mean, FOOTER)) > 5000
 
 
 @pytest.mark.parametrize(
     ("n", "counts"),
-    [(2, np.ones(100)), (3, np.zeros(100)), (128, np.eye(100)[99] * 66), (1000, np.eye(100)[50])],
-    ids=["circle", "empty", "constant", "narrow"],
+    [(2, np.ones(100)), (3, np.zeros(100)), (1000, np.eye(100)[99] * 66)],
+    ids=["circle", "empty", "constant"],
 )
 def test_overlap_histogram(tmp_path, n, counts):
     edges = np.linspace(-1, 1, 101)
@@ -151,10 +161,18 @@ def test_interpolations_mark_their_ends(tmp_path):
     for rows, columns in ((6, 10), (1, 2)):
         images = GENERATOR.random((rows, columns, 6, 10, 1))
         image = picture(figures.interpolations, tmp_path / f"{rows}", images, FOOTER)
-        across = np.flatnonzero((np.ptp(image, axis=-1) > 0.3).sum(axis=0) > 100)
+        across = np.flatnonzero((spread(image) > 0.3).sum(axis=0) > 100)
         assert across.min() < 200  # a frame at the left
         assert across.max() > 1000  # and at the right
         assert ink(image) > 50_000
+
+
+@pytest.mark.parametrize("values", [(61, 69), (52, 95), (5, 12), (75, 310), (5, 250), (1e-3, 4e4)])
+def test_a_log_scale_has_numbers_to_read_it_by(values):
+    axes = Figure().add_subplot(ylim=values)
+    figures.log_y(axes, values)
+    inside = [y for y in axes.get_yticks() if values[0] <= y <= values[1]]
+    assert 2 <= len(inside) <= 9
 
 
 def row(epoch, **others):
@@ -169,70 +187,16 @@ def row(epoch, **others):
     [
         [row(e) for e in range(1, 41)],
         [row(1)],
-        [row(e, loss=7.0, mse=7.0, kl=0.0) for e in (1, 2)],
         [row(1), row(2, loss=np.nan, mse=np.inf, kl=None)],
-        [{k: v for k, v in row(e).items() if "_r" not in k and "_a" not in k} for e in (1, 2)],
+        [
+            {k: v for k, v in row(e, loss=7.0, kl=0.0).items() if "_r" not in k and "_a" not in k}
+            for e in (1, 2)
+        ],
     ],
-    ids=["many", "one", "constant", "not finite", "standard"],
+    ids=["many", "one", "not finite", "constant, without terms"],
 )
 def test_training_curves(tmp_path, rows):
     assert coloured(picture(figures.training_curves, tmp_path, rows, FOOTER)) > 300
-
-
-def run(label, n, seed, mse, distances, **others):
-    style = "solid" if label == "compressed" else "dashed"
-    known = {"label": label, "style": style, "n": n, "seed": seed, "mse": mse}
-    return known | {"distances": distances} | others
-
-
-def test_seeds_are_averaged_and_points_are_in_order():
-    rows = [
-        run("compressed", 200, 0, 4.0, {"vmf": 30.0}),
-        run("compressed", 50, 0, 6.0, {"vmf": 10.0}),
-        run("compressed", 50, 1, 8.0, {"vmf": 16.0}),
-        run("compressed", 50, 2, 1.0, {"prior": 1.0}),  # another sampler
-        run("compressed", 50, 3, np.nan, {"vmf": 16.0}),
-        run("standard", 50, 0, 2.0, {"vmf": np.inf}),
-    ]
-    curves = figures.average_seeds(rows, "vmf", "n")
-    assert list(curves) == ["compressed"]
-    curve = curves["compressed"]
-    np.testing.assert_array_equal(curve.along, [50, 200])
-    np.testing.assert_allclose(curve.mse, [7.0, 4.0])
-    np.testing.assert_allclose(curve.distance, [13.0, 30.0])
-    np.testing.assert_allclose(curve.mse_spread, [2**0.5, 0.0])  # unbiased, none of one seed
-    np.testing.assert_allclose(curve.distance_spread, [18**0.5, 0.0])
-
-
-@pytest.mark.parametrize("case", ["sizes", "one size", "missing", "strength", "lost"])
-def test_tradeoff(tmp_path, case):
-    sizes = (128,) if case in ("one size", "strength") else (50, 200, 1000)
-    rows = [
-        run(
-            label,
-            n,
-            seed,
-            9 - n / 200 + seed,
-            {"prior": n + 50.0 + seed, "vmf": 5.0 + n},
-            strength=s,
-        )
-        for label in ("standard", "compressed")
-        for n in sizes
-        for seed in (0, 1)
-        for s in ((0.1, 1.0, 10.0) if case == "strength" else (1.0,))
-    ]
-    if case == "missing":
-        for one in rows[:3]:
-            del one["distances"]["prior"]
-    if case == "lost":
-        for one in rows:
-            one["mse"] = np.nan
-    join = "strength" if case == "strength" else "n"
-    image = picture(
-        figures.tradeoff, tmp_path, rows, FOOTER, distance_name="FD[classifier-mnist]", join=join
-    )
-    assert coloured(image[:450]) > 200 or case == "lost"  # curves
-    assert coloured(image[450:]) > 200  # the key, below them
 
 
 def test_a_footer_is_wrapped_not_cut(tmp_path):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from jax import Array, lax
 from hsjax import batches
 from hsjax.config import UserError
 from hsjax.data import Dataset
-from hsjax.files import read_npz, user_cache, write_npz
+from hsjax.files import read_npz, reason, user_cache, write_npz
 
 _BATCH = 128
 _BLOCK = 500  # images whose features are taken at a time
@@ -64,18 +66,22 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
         "steps": steps,
     }
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    stem = Path(dataset.name).stem.replace("/", "-").replace(":", "-")
+    name = dataset.name
+    stem = Path(name).stem if name.endswith(".npz") else re.sub("[/:]", "-", name)
     cache = user_cache()
     path = cache / f"classifier-{stem}-{key[:16]}.npz" if cache else None
     found = _read(path, key) if path else None
     if found is None:
         params = _fit(dataset, seed, steps)
-        accuracy = _accuracy(params, dataset.test_images, dataset.test_labels)
+        accuracy = _accuracy(params, dataset)
         if path:
             try:
                 write_npz(path, {"key": np.array(key), "accuracy": np.array(accuracy), **params})
-            except OSError as error:
-                logging.warning("the feature network could not be kept in %s: %s", path, error)
+            except (OSError, ValueError) as error:  # read-only, full, or zipfile's word for full
+                logging.warning(
+                    "the feature network could not be kept (%s): the next run trains it again",
+                    reason(error),
+                )
     else:
         params, accuracy = found
     about = {
@@ -151,10 +157,11 @@ def _logits(params, images):
 
 
 def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
-    images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-    classes = 1 + int(max(dataset.train_labels.max(), dataset.test_labels.max()))
+    images = jnp.asarray(dataset.train_images)
+    classes, labels = np.unique(dataset.train_labels, return_inverse=True)
+    labels = jnp.asarray(labels, jnp.int32)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
-    params = jax.tree.map(jnp.asarray, _initial(images.shape[1:], classes, seed))
+    params = jax.tree.map(jnp.asarray, _initial(images.shape[1:], len(classes), seed))
     rng = np.random.default_rng(seed)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -188,21 +195,22 @@ def _extract(params, images) -> np.ndarray:
     return np.concatenate(list(_blocks(_jitted_features, params, images)))
 
 
-def _accuracy(params, images, labels) -> float:
-    logits = np.concatenate(list(_blocks(_jitted_logits, params, images)))
-    return float(np.mean(logits.argmax(1) == labels))
+def _accuracy(params, dataset) -> float:
+    logits = np.concatenate(list(_blocks(_jitted_logits, params, dataset.test_images)))
+    answers = np.unique(dataset.train_labels)[logits.argmax(1)]
+    return float(np.mean(answers == dataset.test_labels))
 
 
 def _read(path: Path, key: str) -> tuple[dict[str, np.ndarray], float] | None:
     """Parameters and accuracy, if the file is whole and of this key."""
     names = [f"{layer}_{part}" for layer in _LAYERS for part in ("kernel", "bias")]
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         arrays = read_npz(path, ("key", "accuracy", *names))
         if str(arrays.pop("key", "")) == key and len(arrays) == 1 + len(names):
             return arrays, float(arrays.pop("accuracy"))
-    except UserError:
+    except (UserError, TypeError, ValueError):
         pass
     logging.warning("%s is damaged: training that feature network again", path)
     return None

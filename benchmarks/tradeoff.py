@@ -1,0 +1,367 @@
+"""Is the generation better at equal reconstruction error? The sweep behind figure 2.
+
+    python -m benchmarks.tradeoff --quick
+    python -m benchmarks.tradeoff --config=configs/cifar_standard.py --n=50,200,1000 --seeds=0,1,2
+        standard=0.1,0.3,1 compressed=3,10 spread=20,60 --set train.epochs=300
+
+trains and judges every (kind, strength, n, seed) under every sampler. A finished run is one line of
+--out with its whole config; repeating the command does what is missing, and a run stopped halfway
+goes on from its checkpoint. Machines share the work with --shard=1/3, 2/3, 3/3, each with its own
+--out; --plot FILE ... draws all the lines of some files without training.
+"""
+
+import argparse
+import ast
+import importlib.util
+import itertools
+import json
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from hsjax import data, experiment, tradeoff
+from hsjax.config import UserError, validate
+from hsjax.files import user_cache
+
+_SPHERICAL = {"loss.kind": "spherical", "loss.beta": 1.0, "loss.annealing": "sqrt"}
+_COMPRESSED = _SPHERICAL | {"model.project": True}
+# Kind of model: its fields, and the field that is its strength.
+KINDS = {
+    "standard": ({"loss.kind": "standard"}, "loss.beta"),
+    "standard_projected": ({"loss.kind": "standard", "model.project": True}, "loss.beta"),
+    "cartesian": ({"loss.kind": "cartesian"}, "loss.beta"),
+    # The radius terms alone: a sphere without any compression.
+    "sphere": (_COMPRESSED | {"loss.angle_gain": 0.0}, "loss.beta"),
+    # The paper's: mean cosines to 1, spreads to the prior's.
+    "compressed": (_COMPRESSED, "loss.angle_gain"),
+    "half": (_COMPRESSED | {"loss.compression": "half"}, "loss.angle_gain"),
+    # Mean and spread of all cosines to 0.
+    "spread": (
+        _COMPRESSED | {"loss.mean_target": 0.0, "loss.spread_target": 0.0},
+        "loss.angle_gain",
+    ),
+}
+QUICK = {
+    "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=3,10,30"],
+    "n": "16,32,64",
+    "set": ["train.epochs=60", "train.decay_epochs=(48,)"],
+}
+
+
+class Point(NamedTuple):
+    """One run of the sweep."""
+
+    kind: str
+    strength: float
+    n: int
+    seed: int
+
+    def __str__(self):
+        return f"{self.kind}-{self.strength:g}-n{self.n}-seed{self.seed}"
+
+
+def points(texts: list[str], dimensions: list[int], seeds: list[int]) -> list[Point]:
+    """All runs of "kind=strength,strength", seed by seed, so that what is there first is whole.
+
+    Raises:
+      UserError: an unknown kind or a strength that is no number.
+    """
+    pairs = []
+    for text in texts:
+        kind, _, strengths = text.partition("=")
+        if kind not in KINDS:
+            raise UserError(f"{text!r}: the kind of model is one of {', '.join(KINDS)}")
+        try:
+            pairs += [(kind, float(strength)) for strength in strengths.split(",")]
+        except ValueError:
+            raise UserError(f"{text!r}: write a kind as {kind}=0.1,0.3") from None
+    return [Point(*pair, n, seed) for seed, n, pair in itertools.product(seeds, dimensions, pairs)]
+
+
+def config_of(path: str, point: Point, changes: list[str]) -> ConfigDict:
+    """The config of a run: the file's, with the changes "FIELD=VALUE", then the point's own.
+
+    Annealing lasts a third of the epochs, as in the paper.
+
+    Raises:
+      UserError: no such file or field, or a value that does not fit it.
+    """
+    config = _base(path)
+    config.train.checkpoints_kept = 1
+    config.sample.sampler = "projected_gaussian"
+    config.evaluate.feature_seeds = (0, 1, 2)
+    config.evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents")
+    for change in changes:
+        field, _, text = change.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text  # a plain word
+        _update(config, {field: value}, f"--set {change}")
+    fields, strength = KINDS[point.kind]
+    _update(config, fields | {strength: point.strength}, str(point))
+    config.model.latent_dim, config.seed = point.n, point.seed
+    if config.loss.annealing != "none":
+        config.loss.annealing_epochs = -(-config.train.epochs // 3)
+    validate(config)
+    return config
+
+
+def _base(path: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location("base", path)
+    if spec is None or not Path(path).is_file():
+        raise UserError(f"--config={path}: no such config file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config().lock()
+
+
+def _update(config, fields, source):
+    try:
+        config.update_from_flattened_dict(fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: {str(error).splitlines()[0]}") from error
+
+
+def identity(config: ConfigDict) -> dict:
+    """What a run depends on, as it comes back from JSON."""
+    tree = json.loads(json.dumps(config.to_dict()))
+    del tree["data"]["dir"]
+    return tree
+
+
+def read(paths: list[Path]) -> list[dict]:
+    """The finished runs of some files; a line cut off by a kill is left out."""
+    rows = []
+    for path in paths:
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def append(path: Path, row: dict) -> None:
+    """One line, in one write, after a line end whatever a kill left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * cut + json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def run(point: Point, config: ConfigDict, dataset: data.Dataset, workdir: Path) -> dict:
+    """Train and judge one point: its line. A run that diverges has no numbers, but why."""
+    started = time.monotonic()
+    row = {**point._asdict(), "config": identity(config)}
+    try:
+        row["numbers"] = experiment.train_and_evaluate(config, workdir, dataset=dataset)
+    except experiment.Diverged as error:
+        row["diverged"] = str(error)
+    device = jax.devices()[0]
+    return row | {
+        "seconds": time.monotonic() - started,
+        "device": f"{device.device_kind} ({device.platform})",
+        "versions": {name: version(name) for name in ("jax", "flax")},
+    }
+
+
+def distances(row: dict, key: str = "to_test") -> dict[str, float]:
+    """Of a run, by sampler: the mean over its feature networks."""
+    networks = row["numbers"]["generation"]
+    return {
+        name: float(np.mean([network["samplers"][name][key] for network in networks]))
+        for name in networks[0]["samplers"]
+    }
+
+
+def table(rows: list[dict], samplers: list[str]) -> str:
+    """A line for each (kind, strength, n): means over seeds, ± their deviation if several."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["n"], row["strength"]), []).append(row)
+
+    def cell(values):
+        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        return f"{np.mean(values):.4g}{spread}"
+
+    lines = [["kind", "n", "strength", "runs", "MSE (μ)", "MSE (z)", "k-NN", *samplers]]
+    for (kind, n, strength), group in sorted(groups.items()):
+        numbers = [row["numbers"] for row in group]
+        cells = [cell([m[key] for m in numbers]) for key in ("mse_sum", "mse_sum_sampled_z")]
+        labelled = all("knn_accuracy" in m for m in numbers)
+        cells.append(cell([m["knn_accuracy"] for m in numbers]) if labelled else "-")
+        cells += [cell([distances(row)[name] for row in group]) for name in samplers]
+        lines.append([kind, str(n), f"{strength:g}", str(len(group)), *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+
+
+def equal_error(rows: list[dict], sampler: str, mse: float) -> dict[str, float]:
+    """Distance at this reconstruction error (sum, z = μ), by kind of model.
+
+    Seeds are averaged, and the points of a kind joined by straight lines in order of their error;
+    kinds that don't reach this error on both sides are left out. Rows are all of one n.
+    """
+    found = {}
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        by_strength = {}
+        for row in rows:
+            if row["kind"] == kind:
+                pair = row["numbers"]["mse_sum"], distances(row)[sampler]
+                by_strength.setdefault(row["strength"], []).append(pair)
+        front = sorted(tuple(np.mean(pairs, axis=0)) for pairs in by_strength.values())
+        errors, values = zip(*front, strict=True)
+        if errors[0] <= mse <= errors[-1]:
+            found[kind] = float(np.interp(mse, errors, values))
+    return found
+
+
+def plot(path: Path, rows: list[dict]) -> list[Path]:
+    """Figure 2 over n, and for each n over the strength; as far as there are two points to join."""
+    config, numbers = rows[0]["config"], rows[0]["numbers"]
+    networks = numbers["generation"]
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    footer = (
+        f"{Path(config['data']['name']).stem}, {config['train']['epochs']} epochs, "
+        f"{len(rows)} runs, seeds {seeds}; mean over {len(networks)} feature "
+        f"network{'s' * (len(networks) > 1)}, {numbers['sample_count']} samples, "
+        f"fitted to the {numbers['fit_split']} means"
+    )
+    styles = {"standard": "dashed", "standard_projected": "dashed", "cartesian": "dotted"}
+
+    def drawn(row, label):
+        return {
+            "label": label,
+            "style": styles.get(row["kind"], "solid"),
+            **{key: row[key] for key in ("n", "seed", "strength")},
+            "mse": row["numbers"]["mse_per_value_x1000"],
+            "distances": distances(row),
+        }
+
+    dimensions = sorted({row["n"] for row in rows})
+    written = []
+    if len(dimensions) > 1:
+        signs = {kind: "β" if field == "loss.beta" else "w" for kind, (_, field) in KINDS.items()}
+        labelled = [drawn(r, f"{r['kind']}, {signs[r['kind']]} {r['strength']:g}") for r in rows]
+        written.append((path.with_suffix(".png"), labelled, "n"))
+    for n in dimensions:
+        chosen = [drawn(row, row["kind"]) for row in rows if row["n"] == n]
+        if len({row["strength"] for row in chosen}) > 1:
+            written.append((path.with_name(f"{path.stem}_n{n}.png"), chosen, "strength"))
+    distance = f"{networks[0]['distance']}, samples against test"
+    for file, chosen, join in written:
+        tradeoff.tradeoff(file, chosen, footer, distance_name=distance, join=join)
+    return [file for file, _, _ in written]
+
+
+def report(path: Path, rows: list[dict]) -> None:
+    """Print the table and what stands at equal error, draw the figures."""
+    for row in rows:
+        if "diverged" in row:
+            name = Point(*(row[field] for field in Point._fields))
+            print(f"{name} diverged: {row['diverged']}")
+    rows = [row for row in rows if row.get("numbers", {}).get("generation")]
+    if not rows:
+        print("no finished run yet")
+        return
+    samplers = list(distances(rows[0]))
+    distance = rows[0]["numbers"]["generation"][0]["distance"]
+    print(f"\n{distance} of samples to test images, by sampler (± over seeds)")
+    print(table(rows, samplers))
+    for n in sorted({row["n"] for row in rows}):
+        chosen = [row for row in rows if row["n"] == n]
+        errors = [row["numbers"]["mse_sum"] for row in chosen if row["kind"] == "standard"]
+        if len(set(errors)) < 2:
+            continue
+        print(f"at equal MSE (sum, z = μ), n = {n}: distance over that of the standard VAE")
+        for mse in np.linspace(min(errors), max(errors), 5)[1:-1]:
+            for sampler in samplers:
+                found = equal_error(chosen, sampler, mse)
+                others = {kind: v for kind, v in found.items() if kind != "standard"}
+                cells = "  ".join(f"{k} {v / found['standard']:.2f}" for k, v in others.items())
+                if others:
+                    print(
+                        f"  MSE {mse:.3g}  {sampler:<18}  standard {found['standard']:.4g}  {cells}"
+                    )
+    for file in plot(path, rows):
+        print(f"figure: {file}")
+
+
+def main() -> None:
+    """Do what is missing of the sweep, print, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("points", nargs="*", help=f"KIND=STRENGTH,...: {', '.join(KINDS)}")
+    parser.add_argument("--config", default="configs/digits_standard.py", help="file of the base")
+    parser.add_argument("--n", help="latent dimensions, by commas; the config's if not given")
+    parser.add_argument("--seeds", default="0", help="by commas")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("runs/tradeoff/sweep.jsonl"))
+    parser.add_argument("--shard", default="1/1", help="i/k: this machine's share of the runs")
+    parser.add_argument("--plot", nargs="+", type=Path, metavar="FILE", help="only draw these")
+    parser.add_argument("--quick", action="store_true", help="digits, in ten minutes on two cores")
+    arguments = parser.parse_args()
+    try:
+        if arguments.plot:
+            report(arguments.plot[0], read(arguments.plot))
+        else:
+            sweep(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except experiment.Interrupted as stop:
+        print(stop)
+        sys.exit(128 + stop.signal)
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """The runs of the command line that have no line yet, in order."""
+    quick = QUICK if arguments.quick else {"points": [], "n": None, "set": []}
+    changes = quick["set"] + arguments.set
+    try:
+        dimensions = arguments.n or quick["n"] or str(_base(arguments.config).model.latent_dim)
+        dimensions = [int(n) for n in dimensions.split(",")]
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        shard, shards = map(int, arguments.shard.split("/"))
+    except ValueError as error:
+        raise UserError(f"--n, --seeds and --shard hold whole numbers: {error}") from error
+    wanted = points(arguments.points or quick["points"], dimensions, seeds)
+    if not wanted or not 1 <= shard <= shards:
+        raise UserError("give points such as standard=0.1,0.3, and a shard from 1/k to k/k")
+    configs = {
+        point: config_of(arguments.config, point, changes) for point in wanted[shard - 1 :: shards]
+    }
+    done = [row["config"] for row in read([arguments.out])]
+    missing = [point for point, config in configs.items() if identity(config) not in done]
+    print(f"{len(missing)} of {len(configs)} runs are missing from {arguments.out}", flush=True)
+    if missing:
+        if cache := user_cache():
+            jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+        config = configs[missing[0]]
+        dataset = data.load(config.data.name, config.data.dir)
+        dataset = dataset._replace(train_images=jnp.asarray(dataset.train_images))
+    for i, point in enumerate(missing):
+        print(f"\n[{i + 1}/{len(missing)}] {point}", flush=True)
+        workdir = arguments.out.with_suffix("") / str(point)
+        append(arguments.out, run(point, configs[point], dataset, workdir))
+    kept = [identity(config) for config in configs.values()]
+    report(arguments.out, [row for row in read([arguments.out]) if row["config"] in kept])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,353 @@
+"""A whole evaluation: its numbers by other means, what changes them, what a failed one leaves."""
+
+import contextlib
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from hsjax import data, experiment, figures, train
+from hsjax import evaluate as evaluation
+from hsjax.checkpoints import Checkpoints
+from hsjax.config import UserError
+from hsjax.metrics import features
+from hsjax.metrics.latents import READING
+from hsjax.samplers import SAMPLERS
+
+COLUMNS = ("to_test", "to_reconstructions", "kid", "precision", "recall", "density", "coverage")
+
+
+def whole_config(images_file):
+    """Everything there is, after one epoch."""
+    config = tiny_config(images_file)
+    config.train.epochs = 1
+    config.evaluate.samplers = tuple(SAMPLERS)
+    config.evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
+    return config
+
+
+@pytest.fixture
+def config(images_file):
+    return whole_config(images_file)
+
+
+@pytest.fixture(scope="module")
+def whole(images_file, tmp_path_factory):
+    """(workdir, numbers, terminal output) of a run with everything."""
+    workdir, output = tmp_path_factory.mktemp("whole"), io.StringIO()
+    with contextlib.redirect_stdout(output):
+        numbers = experiment.train_and_evaluate(whole_config(images_file), workdir)
+    return workdir, numbers, output.getvalue()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing, which takes most of the time, left out."""
+    monkeypatch.setattr(experiment, "_draw", lambda folder, *_: folder.mkdir())
+
+
+def judged(config, workdir):
+    """(run, state, what `evaluate` finds)."""
+    run = experiment._open(config, workdir, None)
+    with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
+        state = checkpoints.restore(run.experiment.initial(0))
+    parts = run.config, run.experiment, run.model, state, run.dataset
+    return run, state, evaluation.evaluate(*parts)
+
+
+def test_every_promised_number_is_there(whole):
+    workdir, numbers, _ = whole
+    assert json.loads((workdir / "metrics.json").read_text()) == numbers
+    (row,) = numbers["generation"]
+    assert list(row["samplers"]) == ["projected_gaussian", *sorted_others("projected_gaussian")]
+    for values in row["samplers"].values():
+        assert values.keys() == {*COLUMNS, "kid_deviation"}
+        assert np.isfinite(list(values.values())).all()
+        assert min(values["to_test"], values["to_reconstructions"]) > 0
+        for share in ("precision", "recall", "coverage"):
+            assert 0 <= values[share] <= 1
+    assert row["network"] == "classifier-bars"
+    assert row["distance"] == "FD[classifier-bars]"
+    assert row["reconstructions_to_test"] > 0
+    assert row["floor"] > 0
+    assert 0 <= row["test_accuracy"] <= 1
+    assert (row["seed"], row["steps"]) == (0, 60)
+    assert numbers["sample_count"] == 12
+    assert numbers["fit_split"] == "train"
+    assert {"mse_sum", "mse_per_value_x1000", "mse_sum_sampled_z", "kl"} <= numbers.keys()
+    assert {"knn_accuracy", "knn_neighbours", "linear_probe_accuracy"} <= numbers.keys()
+    assert "12 samples, as many as there are test images" in numbers["notes"]
+    assert any("rank-deficient" in note for note in numbers["notes"])
+    assert {path.name for path in (workdir / "figures").iterdir()} == {
+        *("summary.png", "interpolations.png", "sphere.png", "tsne.png", "angles.png"),
+        *("overlaps.png", "training.png"),
+    }
+    with np.load(workdir / "embeddings.npz") as arrays:
+        assert arrays["test_mean"].shape == (12, 4)
+        assert arrays["tsne"].shape == (12, 2)
+        assert arrays["groups"].shape == (12, 3)
+
+
+def sorted_others(name):
+    return [other for other in SAMPLERS if other != name]
+
+
+def test_the_report_tells_every_number(whole):
+    workdir, numbers, output = whole
+    report = output[output.index(": 12 test images, epoch 1") :].splitlines()
+    for name in ("mse_sum", "mse_per_value_x1000", "knn_accuracy", "linear_probe_accuracy"):
+        assert any(line.endswith(f" {numbers[name]:.4g}") for line in report)
+    assert any("(k = 5)" in line for line in report)
+    for name, value in numbers["latents"].items():
+        assert any(line.split()[:2] == [name, f"{value:.4g}"] for line in report)
+        assert any(line.endswith(READING[name]) for line in report)
+    (row,) = numbers["generation"]
+    text = "\n".join(report)
+    for expected in (
+        "judged by FD[classifier-bars] (seed 0, steps 60, "
+        f"test accuracy {row['test_accuracy']:.3f})",
+        f"12 samples, fitted to the train means; MSE (sum) {numbers['mse_sum']:.4g}",
+        f"to test images: {row['reconstructions_to_test']:.4g}",
+        f"test images): {row['floor']:.4g}",
+        *(f"note: {note}" for note in numbers["notes"]),
+        f"numbers: {workdir / 'metrics.json'}",
+    ):
+        assert expected in text
+    (head,) = (i for i, line in enumerate(report) if line.split()[:3] == ["to", "test", "self"])
+    rows = report[head + 1 : head + 7]
+    assert {len(line) for line in (report[head], *rows)} == {len(rows[0])}  # aligned
+    for line, (name, values) in zip(rows, row["samplers"].items(), strict=True):
+        assert line.split() == [name, *(f"{values[column]:.4g}" for column in COLUMNS)]
+    # While it goes, each phase has a line with its seconds.
+    phases = [line for line in output.splitlines() if " ... " in line]
+    assert all(line.endswith(" s") for line in phases)
+    assert {"t-SNE", "drawing"} <= {line.split(" ...")[0].strip() for line in phases}
+
+
+def nuclear(x, y):
+    """Fréchet distance of equally many samples by the nuclear norm of their cross product."""
+    a, b = (v - v.mean(0) for v in (np.asarray(x, np.float64), np.asarray(y, np.float64)))
+    overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    spread = (np.sum(a * a) + np.sum(b * b) - 2 * overlap) / (len(a) - 1)
+    return np.sum((np.mean(x, axis=0) - np.mean(y, axis=0)) ** 2) + spread
+
+
+def test_distances_are_those_of_the_saved_images(whole, config):
+    """Of the panels and the training images, by another formula."""
+    workdir, numbers, _ = whole
+    run, state, found = judged(config, workdir)
+    assert found.numbers == numbers
+    extract = features.classifier(run.dataset, steps=60).extract
+    panels = {title: extract(np.asarray(images)) for title, images in found.panels.items()}
+    test, reconstructions = panels.pop("test images"), panels.pop("reconstructions")
+    (row,) = numbers["generation"]
+    assert set(panels) == {f"samples: {name}" for name in SAMPLERS}
+    for title, x in panels.items():
+        values = row["samplers"][title.removeprefix("samples: ")]
+        np.testing.assert_allclose(values["to_test"], nuclear(x, test), rtol=1e-4)
+        np.testing.assert_allclose(values["to_reconstructions"], nuclear(x, reconstructions), 1e-4)
+    np.testing.assert_allclose(
+        row["reconstructions_to_test"], nuclear(reconstructions, test), rtol=1e-4
+    )
+    # The floor is of 12 training images, each reconstructed and rounded.
+    model = run.experiment.model(state.params, state.batch_stats)
+    chosen = np.random.default_rng(0).permutation(44)[:12]
+    images = np.pad(run.dataset.train_images[chosen] / np.float32(255), ((0,), (1,), (1,), (0,)))
+    outputs = np.asarray(model.decode(model.encode(images).mean))[:, 1:-1, 1:-1]
+    rounded = np.rint(255 * outputs.clip(0, 1)).astype(np.uint8)
+    np.testing.assert_allclose(row["floor"], nuclear(extract(rounded), reconstructions), rtol=1e-2)
+
+
+def test_a_samplers_numbers_depend_on_nothing_but_it(whole, config):
+    """Fewer samplers, another split to fit to, and a second feature network besides."""
+    workdir, numbers, _ = whole
+    (before,) = numbers["generation"]
+    config.sample.sampler, config.sample.fit_split = "vmf", "test"
+    config.evaluate.samplers = ("uniform_sphere",)
+    config.evaluate.feature_seeds = (0, 1)
+    config.evaluate.metrics = ("frechet", "kid", "prdc")
+    _, _, found = judged(config, workdir)
+    first, second = found.numbers["generation"]
+    assert list(first["samplers"]) == ["vmf", "uniform_sphere"]  # the run's own is always there
+    assert first["samplers"]["uniform_sphere"] == before["samplers"]["uniform_sphere"]
+    assert first["samplers"]["vmf"] != before["samplers"]["vmf"]
+    assert first["floor"] == before["floor"]
+    assert found.numbers["fit_split"] == "test"
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert first["sha256"] != second["sha256"]
+    assert second["floor"] != first["floor"]
+    assert not {"knn_accuracy", "linear_probe_accuracy", "latents"} & found.numbers.keys()
+
+
+def test_nothing_is_trained_for_numbers_that_nobody_wants(whole, config, monkeypatch):
+    workdir, _, _ = whole
+    monkeypatch.setattr(features, "classifier", None)
+    for metrics, network in ((("knn",), "classifier"), (("frechet",), "none")):
+        config.evaluate.metrics, config.evaluate.features = metrics, network
+        _, _, found = judged(config, workdir)
+        assert "generation" not in found.numbers
+        assert {f"samples: {name}" for name in SAMPLERS} <= found.panels.keys()
+
+
+def test_fewer_training_images_than_samples_is_said(config, tmp_path):
+    full = data.load(config.data.name)
+    swapped = data.Dataset("bars", *full[3:], *full[1:3])
+    config.evaluate.metrics, config.evaluate.samplers = ("frechet",), ()
+    run = experiment._open(config, tmp_path, swapped)
+    state = run.experiment.initial(0)
+    found = evaluation.evaluate(config, run.experiment, run.model, state, swapped)
+    assert found.numbers["sample_count"] == 44
+    assert "floor is of 12 training images only" in "".join(found.numbers["notes"])
+
+
+def test_sample_and_evaluate_fields_may_change_later(whole, config, undrawn, tmp_path, capsys):
+    workdir = copied(whole[0], tmp_path)
+    config.sample.sampler, config.sample.count = "angles", 5
+    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "tsne")
+    config.evaluate.neighbours = 1
+    numbers = experiment.evaluate(config, workdir)
+    (row,) = numbers["generation"]
+    assert list(row["samplers"]) == ["angles"]
+    assert numbers["sample_count"] == 5
+    assert "5 samples, fitted to the train means" in capsys.readouterr().out
+
+
+def copied(workdir, tmp_path):
+    import shutil
+
+    return shutil.copytree(workdir, tmp_path / "copy")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def nan_decoder(patch):
+    built = experiment._built
+
+    def broken(*arguments):
+        experiment_, programs, model = built(*arguments)
+        decode = lambda state, z: jnp.full((len(z), 6, 10, 1), jnp.nan)  # noqa: E731
+        return experiment_, programs, model._replace(decode=decode)
+
+    patch.setattr(experiment, "_built", broken)
+
+
+def nan_encoder(patch):
+    encode = evaluation.embed
+    patch.setattr(
+        evaluation,
+        "embed",
+        lambda model, *rest: encode(
+            model._replace(encode=lambda *a: jax.tree.map(lambda x: x / 0, model.encode(*a))), *rest
+        ),
+    )
+
+
+def nan_features(patch):
+    patch.setattr(features, "_extract", lambda _, images: np.full((len(images), 8), np.nan))
+
+
+def full_disk_at(module, name):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    return lambda patch: patch.setattr(module, name, fail)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (nan_encoder, "the encoder's output is not finite: the run has diverged"),
+        (nan_decoder, "the decoder's output is not finite: the run has diverged"),
+        (nan_features, "classifier-bars: 12 of 12 rows of the features of the test images hold"),
+        (full_disk_at(figures, "training_curves"), "No space left"),
+        (full_disk_at(experiment, "write_npz"), "No space left"),
+        (full_disk_at(experiment, "write_json"), "No space left"),
+    ],
+)
+def test_a_failed_evaluation_changes_nothing(
+    whole, config, tmp_path, monkeypatch, capsys, break_it, text
+):
+    workdir = copied(whole[0], tmp_path)
+    before = contents(workdir)
+    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet",)
+    with monkeypatch.context() as patch:
+        break_it(patch)
+        with pytest.raises((UserError, OSError), match=text) as caught:
+            experiment.evaluate(config, workdir)
+    assert "\n" not in str(caught.value)
+    assert contents(workdir) == before
+    assert not [path for path in workdir.iterdir() if path.name.startswith(".")]
+    assert capsys.readouterr().out.endswith(" ...\n")  # the error begins a line
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "another"])
+def test_unusable_inception_weights_are_one_line_before_any_training(config, tmp_path, damage):
+    path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    if damage != "missing":
+        path.write_bytes(b"" if damage == "truncated" else b"PK" + bytes(1000))
+    config.evaluate.features, config.evaluate.inception_weights = "inception", str(path)
+    with pytest.raises(UserError) as caught:
+        experiment.train_and_evaluate(config, tmp_path / "run")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_smallest_set_and_the_smallest_latents(config, tmp_path, capsys, labelled):
+    """Two test images, n = 2: one neighbour, a flat sphere, t-SNE of two points."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 10, 1), dtype=np.uint8)
+    arrays = {"train_images": images[:10], "test_images": images[10:]}
+    if labelled:
+        arrays |= {"train_labels": np.arange(10) % 2, "test_labels": np.array([0, 1])}
+    np.savez(tmp_path / "few.npz", **arrays)
+    config.data.name, config.model.latent_dim = str(tmp_path / "few.npz"), 2
+    numbers = experiment.train_and_evaluate(config, tmp_path / "run")
+    drawn = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert "tsne.png" in drawn
+    assert "sphere.png" not in drawn
+    output = capsys.readouterr().out
+    assert ("note: no labels" in output) != labelled
+    if labelled:
+        (row,) = numbers["generation"]
+        assert set(row["samplers"]) == set(SAMPLERS)
+        assert "2 samples, 128 features" in output
+
+
+def test_runs_that_differ_in_numbers_share_their_programs(config, tmp_path, undrawn, monkeypatch):
+    """Each tracing of the step is a compilation; alone, a run comes to the same numbers."""
+    traced, step = [], train.train_step
+    monkeypatch.setattr(train, "train_step", lambda *args: traced.append(1) or step(*args))
+    config.evaluate.metrics, config.evaluate.samplers = ("frechet",), ("vmf",)
+
+    def forget():
+        experiment._built.cache_clear()
+        experiment._compiled.cache_clear()
+
+    def run(name, seed, beta, angle_gain):
+        config.seed, config.loss.beta, config.loss.angle_gain = seed, beta, angle_gain
+        return experiment.train_and_evaluate(config, tmp_path / name)
+
+    forget()
+    first = run("first", 0, 1.0, 1.0)
+    second = run("second", 1, 0.1, 5.0)
+    assert len(traced) == 1
+    assert first["mse_sum"] != second["mse_sum"]
+    forget()
+    alone = run("alone", 1, 0.1, 5.0)
+    assert len(traced) == 2
+    forget()
+    assert alone == second
+
+
+def test_images_on_the_device_give_the_same_numbers(whole, config, tmp_path, undrawn):
+    dataset = data.load(config.data.name)
+    on_device = data.Dataset(dataset.name, *map(jnp.asarray, dataset[1:]))
+    numbers = experiment.train_and_evaluate(config, tmp_path, dataset=on_device)
+    assert numbers == whole[1]
