@@ -50,7 +50,7 @@ KINDS = {
     ),
 }
 QUICK = {
-    "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=3,10,30"],
+    "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=0,3,10"],
     "n": "16,32,64",
     "set": ["train.epochs=60", "train.decay_epochs=(48,)"],
 }

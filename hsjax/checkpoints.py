@@ -68,16 +68,16 @@ class Checkpoints:
         )
         for step in reversed(self.steps()):
             if _is_good(self.folder / str(step)):
-                try:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")  # about the topology it was saved on
-                        arguments = ocp.args.StandardRestore(target)
-                        restored = self._manager.restore(step, args=arguments)
-                except ValueError as error:  # shapes: the config is the same, so it's the data
+                # Asked before: orbax, when it fails, leaves tasks behind that fail later.
+                held = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "default")
+                if _shapes(held.tree) != _shapes(target):  # the config is the same: it's the data
                     raise UserError(
                         f"{self.folder} is of a run on other data (the arrays of step {step} have "
                         "other shapes): choose another --workdir"
-                    ) from error
+                    )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about the topology it was saved on
+                    restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
                 return jax.tree.unflatten(jax.tree.structure(like), restored.values())
             aside = self.folder.with_name(f"{self.folder.name}-damaged")
             aside.mkdir(exist_ok=True)
@@ -96,6 +96,10 @@ def _as_dict(state: Any) -> dict[str, jax.Array]:
     """Leaves by path, in the order of the pytree: names that don't depend on its classes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
+
+
+def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -227,8 +227,10 @@ def _hemisphere(axes: Axes, view: np.ndarray, points: np.ndarray, style: dict) -
     for index, axis in enumerate(np.eye(3)):
         tip = axis * (1.0 if axis @ view >= 0 else -1.0)  # the near end of each axis
         text = f"{'+' if tip[index] > 0 else '−'}{index + 1}"
-        # Below the tip, lest it hide the points there.
-        place = {"xytext": (0, -5), "textcoords": "offset points", "ha": "center", "va": "top"}
+        # Below the tip, lest it hide the points there; inwards at the rim.
+        side = tip @ right
+        align = "center" if abs(side) < 0.9 else "right" if side > 0 else "left"
+        place = {"xytext": (0, -5), "textcoords": "offset points", "ha": align, "va": "top"}
         look = {"fontsize": 11, "weight": "bold", "color": "0.25", "path_effects": HALO}
         axes.annotate(text, tip @ screen, **place, **look, annotation_clip=True, clip_on=True)
     axes.set(xlim=(-1.04, 1.04), ylim=(-1.04, 1.04), aspect="equal", xticks=[], yticks=[])

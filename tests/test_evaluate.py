@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -217,8 +218,6 @@ def test_sample_and_evaluate_fields_may_change_later(whole, config, undrawn, tmp
 
 
 def copied(workdir, tmp_path):
-    import shutil
-
     return shutil.copytree(workdir, tmp_path / "copy")
 
 
