@@ -303,7 +303,7 @@ def _refuse_writes_below(monkeypatch, folder):
             raise OSError(30, "Read-only file system", str(path))
         return open(path, mode, *args)
 
-    monkeypatch.setattr(data, "open", refuse, raising=False)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
 
 
 @pytest.mark.parametrize("how", ["mounted", "marked"])
