@@ -1,0 +1,21 @@
+"""What generates best on MNIST at equal reconstruction error, for CIFAR10: see docs/results.md.
+
+The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
+targets, and a larger weight of the angles. For CIFAR10 it is a lead, not a result.
+
+Command: python main.py --config=configs/cifar_best.py
+Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.
+A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar_compressed
+
+
+def get_config() -> ConfigDict:
+    config = cifar_compressed.get_config()
+    config.loss.mean_target = 0.0
+    config.loss.spread_target = 0.0
+    config.loss.angle_gain = 60.0
+    return config
