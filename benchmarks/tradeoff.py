@@ -268,8 +268,8 @@ def plot(path: Path, rows: list[dict]) -> list[Path]:
     return [file for file, _, _ in written]
 
 
-def report(path: Path, rows: list[dict]) -> None:
-    """Print the table and what stands at equal error, draw the figures."""
+def report(path: Path, rows: list[dict], equal: list[float] | None = None) -> None:
+    """Print the table and what stands at equal error (quartiles if not given), draw the figures."""
     for row in rows:
         if "diverged" in row:
             name = Point(*(row[field] for field in Point._fields))
@@ -288,9 +288,11 @@ def report(path: Path, rows: list[dict]) -> None:
         if len(set(errors)) < 2:
             continue
         print(f"at equal MSE (sum, z = μ), n = {n}: distance over that of the standard VAE")
-        for mse in np.linspace(min(errors), max(errors), 5)[1:-1]:
+        for mse in equal or np.linspace(min(errors), max(errors), 5)[1:-1]:
             for sampler in samplers:
                 found = equal_error(chosen, sampler, mse)
+                if "standard" not in found:
+                    continue
                 others = {kind: v for kind, v in found.items() if kind != "standard"}
                 cells = "  ".join(f"{k} {v / found['standard']:.2f}" for k, v in others.items())
                 if others:
@@ -314,11 +316,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tradeoff/sweep.jsonl"))
     parser.add_argument("--shard", default="1/1", help="i/k: this machine's share of the runs")
     parser.add_argument("--plot", nargs="+", type=Path, metavar="FILE", help="only draw these")
+    parser.add_argument(
+        "--equal", type=float, nargs="+", metavar="MSE", help="errors to compare at"
+    )
     parser.add_argument("--quick", action="store_true", help="digits, in ten minutes on two cores")
     arguments = parser.parse_args()
     try:
         if arguments.plot:
-            report(arguments.plot[0], read(arguments.plot))
+            report(arguments.plot[0], read(arguments.plot), arguments.equal)
         else:
             sweep(arguments)
     except UserError as error:
@@ -360,7 +365,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         workdir = arguments.out.with_suffix("") / str(point)
         append(arguments.out, run(point, configs[point], dataset, workdir))
     kept = [identity(config) for config in configs.values()]
-    report(arguments.out, [row for row in read([arguments.out]) if row["config"] in kept])
+    rows = [row for row in read([arguments.out]) if row["config"] in kept]
+    report(arguments.out, rows, arguments.equal)
 
 
 if __name__ == "__main__":
