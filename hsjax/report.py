@@ -23,7 +23,7 @@ _COLUMNS = {
 
 
 def table(numbers: dict, name: str) -> str:
-    """Everything in metrics.json, for a data set of this name."""
+    """What there is to read in metrics.json, for a data set of this name."""
     names = dict(_NAMES)
     if k := numbers.get("knn_neighbours"):
         names["knn_accuracy"] += f" (k = {k})"

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import measure, objective, overhead
-from hsjax import losses
+from benchmarks import measure, objective, overhead, scale
+from hsjax import experiment, losses
+from hsjax.config import UserError
 
 
 @pytest.mark.parametrize("form", [measure.masked_statistics, measure.cumulative_statistics])
@@ -31,3 +32,17 @@ def test_overhead_measures_the_form_it_names():
         run, program = overhead.stepper(kind, 250, "float32", 4, 1)
         assert ("250,250" in program.as_text()) == has
         assert int(run().step) == 1
+
+
+def test_latents_scaled_by_one_are_those_that_evaluate_judges(config, tmp_path):
+    config.loss.kind, config.model.project = "standard", False
+    numbers = experiment.train_and_evaluate(config, tmp_path / "run")
+    rows = scale.measure(tmp_path / "run", count=5000)
+    assert [row["scale"] for row in rows] == list(scale.SCALES)
+    one = next(row for row in rows if row["scale"] == 1.0)
+    np.testing.assert_allclose(one["mse_sum"], numbers["mse_sum"], rtol=1e-5)
+    (network,) = numbers["generation"]
+    np.testing.assert_allclose(one["reconstructions"], network["reconstructions_to_test"])
+    assert len({row["projected_gmm"] for row in rows}) == len(rows)
+    with pytest.raises(UserError, match="train it first"):
+        scale.measure(tmp_path, count=5000)
