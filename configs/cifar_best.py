@@ -1,4 +1,4 @@
-"""What generates best on MNIST at equal reconstruction error, for CIFAR10: see docs/results.md.
+"""What came nearest to the test images on MNIST, for CIFAR10: docs/results.md has the caveats.
 
 The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
 targets, and a larger weight of the angles. For CIFAR10 it is a lead, not a result.

@@ -1,4 +1,4 @@
-"""What generates best on MNIST at equal reconstruction error: see docs/results.md.
+"""Samples nearest to the test images on MNIST at equal error; docs/results.md has the caveats.
 
 The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
 targets, and a larger weight of the angles.
