@@ -250,10 +250,10 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
         dx_i = g_i i_i + x_i (g_r / r - Σ_{k<=i} g_k c_k i_k²),    g_n := 0
 
     so that one running sum each way is all it takes and nothing of x's size is kept but x. The
-    variance is shifted by the first row: E[c²] - m² would lose every digit where compression goes.
+    variance takes the mean first: E[c²] - m² would lose every digit where compression goes.
 
     Args:
-      x: [..., B, n], B >= 2, n >= 2.
+      x: [..., B, n], B >= 2, n >= 2, of sizes whose squares are finite (1e19 in float32).
       eps: positive, in squared units of x.
 
     Returns:
@@ -273,19 +273,41 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
 @jax.custom_vjp
 def _batch_statistics(x, eps):
     columns, _ = _columns(x, eps)
-    first = columns[..., :1, :]
-    shifted = columns - first
-    count = x.shape[-2]
-    offset = jnp.mean(shifted, axis=-2)
-    variance = (jnp.sum(shifted**2, axis=-2) - count * offset**2) / (count - 1)
-    return first[..., 0, :] + offset, jnp.maximum(variance, 0.0)
+    return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
 
 
 def _columns(x, eps):
     """The n - 1 cosines and, as the n-th column, the radius; and the inverse tails i_k."""
-    sums = lax.cumsum(x * x, axis=x.ndim - 1, reverse=True)
+    sums = _running_sums(x * x, reverse=True)
     inverse_tails = lax.rsqrt(sums + eps)
     return _last_column(x * inverse_tails, jnp.sqrt(sums[..., :1])), inverse_tails
+
+
+def _running_sums(x, *, reverse):
+    """Sums of x_1 ... x_k or, reversed, of x_k ... x_n, over the last axis."""
+    return lax.platform_dependent(
+        x,
+        cpu=partial(_blockwise_sums, reverse=reverse),  # half the time of a cumsum there
+        default=lambda x: lax.cumsum(x, axis=x.ndim - 1, reverse=reverse),
+    )
+
+
+def _blockwise_sums(x, *, reverse, width=32):
+    """The same by triangular products within blocks, each carrying the sums of those before it."""
+    n = x.shape[-1]
+    if n > width:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -n % width)])
+        x = x.reshape(*x.shape[:-1], -1, width)
+    triangle = jnp.tri(x.shape[-1], dtype=x.dtype)
+    sums = jnp.matmul(x, triangle if reverse else triangle.T, precision=lax.Precision.HIGHEST)
+    if n <= width:
+        return sums
+    # Shifted by a block. To subtract each block's own sum instead would lose digits in small tails.
+    carried = _blockwise_sums(sums[..., 0 if reverse else -1], reverse=reverse)
+    before = (0, 1) if reverse else (1, 0)
+    carried = carried[..., 1:] if reverse else carried[..., :-1]
+    carried = jnp.pad(carried, [(0, 0)] * (carried.ndim - 1) + [before])
+    return (sums + carried[..., None]).reshape(*sums.shape[:-2], -1)[..., :n]
 
 
 def _last_column(x, value):
@@ -306,10 +328,10 @@ def _batch_statistics_backward(residuals, cotangents):
     g = g_mean / count + 2.0 * g_variance / (count - 1) * (columns - mean[..., None, :])
     radius = columns[..., -1:]
     g_radius = jnp.where(radius > 0, g[..., -1:] / jnp.where(radius > 0, radius, 1.0), 0.0)
-    g = _last_column(g, 0.0)
-    # columns holds r, not c_n, in its last place, where g is 0.
-    pulled = lax.cumsum(g * columns * inverse_tails**2, axis=x.ndim - 1)
-    return g * inverse_tails + x * (g_radius - pulled), jnp.zeros_like(eps)
+    # columns holds r, not c_n, in its last place, where this is 0.
+    scaled = _last_column(g, 0.0) * inverse_tails
+    pulled = _running_sums(scaled * columns * inverse_tails, reverse=False)
+    return scaled + x * (g_radius - pulled), jnp.zeros_like(eps)
 
 
 _batch_statistics.defvjp(_batch_statistics_forward, _batch_statistics_backward)
