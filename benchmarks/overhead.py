@@ -25,8 +25,11 @@ PAPER = {200: 1.32}  # time per epoch over the standard VAE's, at batch 200 (sec
 COUNT = 2000  # images
 
 
-def stepper(kind: str, n: int, dtype: str, batch: int, steps: int):
-    """A function that trains `steps` steps more each time it is called, and its program."""
+def program(kind: str, n: int, dtype: str, batch: int, steps: int, scan: bool):
+    """Initial state, a jitted program of training steps, and its arguments; the state is donated.
+
+    With scan it does `steps` steps, otherwise one.
+    """
     config = (cifar_standard if kind == "standard" else cifar_compressed).get_config()
     config.model.latent_dim, config.model.dtype, config.train.batch_size = n, dtype, batch
     experiment, state = train.create(config, (32, 32, 3), COUNT)
@@ -34,18 +37,25 @@ def stepper(kind: str, n: int, dtype: str, batch: int, steps: int):
         np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
     )
     programs = train.programs(experiment, COUNT)
-    numbers, order = train.objective(config), programs.order(state)
-    scan = train.runs_scan(config)
-    rows = jnp.tile(order, (-(-steps // len(order)), 1))[:steps]
+    order = programs.order(state)
+    if scan:
+        order = jnp.tile(order, (-(-steps // len(order)), 1))[:steps]
+    jitted = programs.epoch if scan else programs.step
+    return state, jitted, (train.objective(config), state, images, order)
+
+
+def stepper(kind: str, n: int, dtype: str, batch: int, steps: int):
+    """A function that trains `steps` steps more each time it is called, and its program."""
+    scan = jax.default_backend() != "cpu"
+    state, jitted, (numbers, _, images, order) = program(kind, n, dtype, batch, steps, scan)
     form = masked_statistics if kind == "masked" else losses.batch_statistics
     with mock.patch.object(losses, "batch_statistics", form):
-        jitted, argument = (programs.epoch, rows) if scan else (programs.step, order)
-        compiled = jitted.lower(numbers, state, images, argument).compile()
+        compiled = jitted.lower(numbers, state, images, order).compile()
 
     def run():
         nonlocal state
         for _ in range(1 if scan else steps):
-            state = compiled(numbers, state, images, argument)
+            state = compiled(numbers, state, images, order)
         return state
 
     return run, compiled

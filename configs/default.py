@@ -67,6 +67,9 @@ def get_config() -> ConfigDict:
 
     # What a trained run is judged by. These and the sample fields may change without a new run.
     config.evaluate = evaluate = ConfigDict()
+    # Factor on every latent before it is decoded, after any projection: above 1 the images gain
+    # contrast, which any comparison of models should allow both sides (docs/results.md).
+    evaluate.latent_scale = 1.0
     # All samplers that are compared, besides sample.sampler.
     evaluate.samplers = (
         "prior",

@@ -74,6 +74,7 @@ def validate(config: ConfigDict) -> None:
         ("train.decay_factor", train.decay_factor),
         ("loss.eps", loss.eps),
         ("loss.variance_eps", loss.variance_eps),
+        ("evaluate.latent_scale", evaluate.latent_scale),
     ):
         if not 0 < value < float("inf"):
             raise UserError(f"{field} is {value}: it must be positive")

@@ -27,8 +27,11 @@ class Inference(NamedTuple):
     errors: Callable  # (state, uint8 [B, H, W, C], z [B, n]) -> squared error [B], summed
 
 
-def inference(experiment: train.Experiment) -> Inference:
-    """The functions of a run's model on images as they are in the data."""
+def inference(experiment: train.Experiment, latent_scale: float = 1.0) -> Inference:
+    """The functions of a run's model on images as they are in the data.
+
+    The decoder gets its latents times latent_scale, after the projection if the model projects.
+    """
 
     def encode(state, images):
         model = experiment.model(state.params, state.batch_stats)
@@ -36,7 +39,7 @@ def inference(experiment: train.Experiment) -> Inference:
 
     def decode(state, z):
         model = experiment.model(state.params, state.batch_stats)
-        return experiment.crop(model.decode(z))
+        return experiment.crop(model.decode(z, scale=latent_scale))
 
     def errors(state, images, z):
         return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
@@ -177,6 +180,9 @@ def evaluate(
     spec = train.objective(config).spec
     parts = jax.jit(train.regulariser, static_argnums=0)(config.loss.kind, test, spec)
     numbers |= {name: float(value) for name, value in parts.items()}
+    if wanted.latent_scale != 1.0:
+        numbers["latent_scale"] = wanted.latent_scale
+        notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
 
     say(f"encoding {len(dataset.train_images)} training images")
     bank = embed(model, state, dataset.train_images, batch_size).mean

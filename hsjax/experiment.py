@@ -115,14 +115,19 @@ def _open(config, workdir, dataset) -> _Run:
     dataset = dataset or data.load(config.data.name, config.data.dir)
     evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
-    return _Run(config, path, dataset, *_built(train.static(config), shape, count))
+    experiment, programs = _built(train.static(config), shape, count)
+    model = _inference(experiment, config.evaluate.latent_scale)
+    return _Run(config, path, dataset, experiment, programs, model)
 
 
 @functools.lru_cache(maxsize=8)
 def _built(static, shape, count):
-    """Experiment, programs and inference functions, which a sweep over other fields shares."""
+    """Experiment and programs, which a sweep over other fields shares."""
     experiment = train.build(static, shape, count)
-    return experiment, train.programs(experiment, count), evaluation.inference(experiment)
+    return experiment, train.programs(experiment, count)
+
+
+_inference = functools.lru_cache(maxsize=8)(evaluation.inference)  # likewise
 
 
 def _train(run, state, checkpoints, records, stop_signal):
@@ -262,6 +267,7 @@ def _draw(folder, run, found) -> None:
     footer = (
         f"{run.dataset.name}, {config.loss.kind}, n = {config.model.latent_dim}, "
         f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}"
+        + (f", latents × {scale:g}" if (scale := config.evaluate.latent_scale) != 1.0 else "")
     )
     labels = arrays.get("test_labels")
     figures.panels(folder / "summary.png", found.panels, footer)

@@ -162,9 +162,9 @@ class VAE(nnx.Module):
         """[batch, height, width, channels] in [0, 1] -> μ and log σ², [batch, n] each."""
         return self.encoder(images, train=train)
 
-    def decode(self, z: Array, *, train: bool = False) -> Array:
-        """[batch, n] -> images in [0, 1]; z is rescaled to √n first if the model projects."""
-        return self.decoder(coordinates.project(z) if self.project else z, train=train)
+    def decode(self, z: Array, *, train: bool = False, scale: float = 1.0) -> Array:
+        """[batch, n] -> images in [0, 1] of scale z, or scale √n z / ‖z‖ if the model projects."""
+        return self.decoder(scale * (coordinates.project(z) if self.project else z), train=train)
 
     def __call__(self, images: Array, key: Array, *, train: bool) -> tuple[Latent, Array]:
         """Encode, sample z = μ + σ ε with the given key, decode: (latent, reconstructions)."""

@@ -217,6 +217,27 @@ def test_sample_and_evaluate_fields_may_change_later(whole, config, undrawn, tmp
     assert "5 samples, fitted to the train means" in capsys.readouterr().out
 
 
+def test_a_latent_scale_reaches_all_that_is_decoded_after_the_projection(whole, config):
+    workdir, before, _ = whole
+    config.evaluate.latent_scale = 2.0
+    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn")
+    run, state, found = judged(config, workdir)
+    assert "every latent is multiplied by 2 before it is decoded" in found.numbers["notes"]
+    model = run.experiment.model(state.params, state.batch_stats)
+    images = np.pad(run.dataset.test_images / np.float32(255), ((0,), (1,), (1,), (0,)))
+    mean = model.encode(images).mean
+    z = 2 * 2 * mean / np.linalg.norm(mean, axis=1, keepdims=True)  # √n = 2
+    outputs = np.asarray(model.decoder(z, train=False))[:, 1:-1, 1:-1]
+    error = np.sum((outputs - images[:, 1:-1, 1:-1]) ** 2, axis=(1, 2, 3)).mean()
+    np.testing.assert_allclose(found.numbers["mse_sum"], error, rtol=1e-4)
+    rounded = np.rint(255 * outputs.clip(0, 1))
+    assert np.abs(found.panels["reconstructions"] - rounded).max() <= 1
+    assert found.numbers["knn_accuracy"] == before["knn_accuracy"]
+    (row,), (row_before,) = found.numbers["generation"], before["generation"]
+    name = config.sample.sampler
+    assert row["samplers"][name]["to_test"] != row_before["samplers"][name]["to_test"]
+
+
 def copied(workdir, tmp_path):
     return shutil.copytree(workdir, tmp_path / "copy")
 
@@ -226,14 +247,13 @@ def contents(folder):
 
 
 def nan_decoder(patch):
-    built = experiment._built
+    built = experiment._inference
 
     def broken(*arguments):
-        experiment_, programs, model = built(*arguments)
-        decode = lambda state, z: jnp.full((len(z), 6, 10, 1), jnp.nan)  # noqa: E731
-        return experiment_, programs, model._replace(decode=decode)
+        model = built(*arguments)
+        return model._replace(decode=lambda *a: model.decode(*a) / 0)
 
-    patch.setattr(experiment, "_built", broken)
+    patch.setattr(experiment, "_inference", broken)
 
 
 def nan_encoder(patch):

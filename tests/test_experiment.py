@@ -262,6 +262,7 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold whole numbers"),
         ("evaluate.feature_seeds", (0, -1), "evaluate.feature_seeds is (0, -1)"),
         ("evaluate.neighbours", 0, "evaluate.neighbours is 0"),
+        ("evaluate.latent_scale", 0.0, "evaluate.latent_scale is 0.0: it must be positive"),
         ("data.name", "nowhere.npz", "no such file"),
     ],
 )

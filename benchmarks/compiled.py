@@ -1,0 +1,145 @@
+"""What the objective and a training step cost as compiled: kernels, bytes, memory. Nothing is run.
+
+    python -m benchmarks.compiled [--tpu=v5e:2x2 | --gpu=TARGET.txtpb] [--out=FILE.json]
+
+Compiles for the device that JAX sees; with --tpu for a TPU that needn't be there (pip install
+libtpu), with --gpu for a GPU described by a GpuTargetConfigProto, of which XLA's repository has one
+per model (pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt of jax's own version). A
+compiler's view is good for comparing two versions of a program; how fast it is, only a run tells.
+"""
+
+import argparse
+import math
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from benchmarks import overhead
+from benchmarks.measure import cumulative_statistics, masked_statistics, write
+from benchmarks.objective import objective
+from hsjax import losses
+
+FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
+BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "suf" for n in (8, 16, 32, 64)}
+
+
+def cost(program: str) -> dict[str, tuple[int, int]]:
+    """(kernels, bytes they read and write) of each computation of an HLO text, the entry as ENTRY.
+
+    A kernel is an instruction that does something; a fusion is one, whatever it holds.
+    """
+    costs, sizes, name = {}, {}, None
+    for line in program.splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*->.*\{$", line):
+            name = "ENTRY" if head[1] else head[2]
+            costs[name] = (0, 0)
+        elif match := re.match(r"\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z\-]+)\((.*?)\)(?:,|$)", line):
+            result, shape, instruction, operands = match.groups()
+            sizes[result] = sum(
+                math.prod(int(d) for d in dimensions.split(",") if d) * BITS.get(dtype, 0) // 8
+                for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+            )
+            if instruction not in FREE:
+                kernels, moved = costs[name]
+                read = sum(sizes.get(x, 0) for x in re.findall(r"%([\w.\-]+)", operands))
+                costs[name] = kernels + 1, moved + read + sizes[result]
+    return costs
+
+
+def cases():
+    """Yields (name, jitted function, its arguments or their shapes)."""
+    forms = {
+        "ours": losses.batch_statistics,
+        "autodiff": cumulative_statistics,
+        "masked": masked_statistics,
+    }
+    for batch, n in ((200, 200), (200, 1000), (2000, 10_000)):
+        latents = jax.ShapeDtypeStruct((batch, n), jnp.float32)
+        for name, form in forms.items():
+            if name != "masked" or n <= 1000:
+                function = jax.jit(jax.value_and_grad(partial(objective, form), argnums=(1, 2)))
+                arguments = (losses.paper_spec(n), latents, latents)
+                yield f"objective {batch} x {n}, {name}", function, arguments
+    for dtype in ("float32", "bfloat16"):
+        for kind in ("standard", "spherical"):
+            _, program, arguments = overhead.program(kind, 200, dtype, 200, steps=2, scan=True)
+            yield f"step, {kind}, {dtype}", program, arguments
+
+
+def measure(function, arguments, sharding=None, *, loop=False) -> dict:
+    """One row: a jitted function, or the body of its largest loop, on the device of a sharding."""
+
+    def shape(x):
+        return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding)
+
+    compiled = function.lower(*jax.tree.map(shape, arguments)).compile()
+    text = compiled.as_text()
+    costs = cost(text)
+    bodies = [costs[name] for name in re.findall(r"body=%?([\w.\-]+)", text)]
+    kernels, moved = max(bodies, default=costs["ENTRY"]) if loop else costs["ENTRY"]
+    cycles = re.findall(r'"estimated_cycles":"(\d+)"', text)
+    return {
+        "kernels": kernels,
+        "moved_bytes": moved,
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "estimated_cycles": sum(map(int, cycles)) if cycles else None,
+    }
+
+
+def target(arguments) -> SingleDeviceSharding | None:
+    """The device to compile for, before JAX has started."""
+    if not (arguments.tpu or arguments.gpu):
+        return None
+    jax.config.update("jax_platforms", "cpu")
+    if arguments.tpu:
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.tpu)
+    else:
+        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+        # Autotuning would run candidates on the device.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
+        topology = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name="",
+            topology="1x1x1",
+            target_config=arguments.gpu.read_text(),
+        )
+    return SingleDeviceSharding(topology.devices[0])
+
+
+def main() -> None:
+    """Compile, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--tpu", metavar="TOPOLOGY", help="such as v5e:2x2")
+    where.add_argument("--gpu", type=Path, metavar="FILE", help="a GpuTargetConfigProto, as text")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compiled.json"))
+    arguments = parser.parse_args()
+    sharding = target(arguments)
+    device = next(iter(sharding.device_set)) if sharding else jax.devices()[0]
+    print(f"compiled for {device.device_kind}")
+    print(f"{'':<36}  kernels  moved, MB  temporary, MB  kilocycles")
+    rows = []
+    for name, function, shapes in cases():
+        row = measure(function, shapes, sharding, loop=name.startswith("step"))
+        rows.append({"case": name, "compiled_for": device.device_kind, **row})
+        print(
+            f"{name:<36}  {row['kernels']:>7}  {row['moved_bytes'] / 1e6:>9.2f}  "
+            f"{row['temporary_bytes'] / 1e6:>13.2f}  "
+            f"{(row['estimated_cycles'] or 0) / 1e3 or '':>10}",
+            flush=True,
+        )
+    write(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()
