@@ -80,17 +80,20 @@ def cartesian_kl(
       ValueError: the shapes of mean and std differ or aren't [batch, n].
     """
     mean, std = _pair(mean, std, "std")
-    prior = ((mean, jnp.asarray(prior_mean)), (std, jnp.asarray(prior_std)))
-    return sum(jnp.sum((jnp.mean(x, 0) - p) ** 2 + jnp.var(x, 0)) for x, p in prior)
+
+    def distance(x: Array, prior: ArrayLike) -> Array:
+        return jnp.sum((jnp.mean(x, 0) - jnp.asarray(prior)) ** 2 + jnp.var(x, 0))
+
+    return distance(mean, prior_mean) + distance(std, prior_std)
 
 
 class SphericalTerms(NamedTuple):
     """The four parts of (4) and (5), scalars, before the overall gains of the spec."""
 
-    mean_angles: Array
-    mean_radius: Array
-    std_angles: Array
-    std_radius: Array
+    mean_angles: Array | float
+    mean_radius: Array | float
+    std_angles: Array | float
+    std_radius: Array | float
 
 
 @jax.tree_util.register_dataclass
@@ -123,8 +126,8 @@ def paper_spec(
     compression: str = "full",
     mean_target: ArrayLike | None = None,
     spread_target: ArrayLike | None = None,
-    angle_gain: ArrayLike = 1.0,
-    radius_gain: ArrayLike = 1.0,
+    angle_gain: Array | float = 1.0,
+    radius_gain: Array | float = 1.0,
     eps: ArrayLike = 1e-3,
     variance_eps: ArrayLike = 1e-4,
 ) -> Spec:
@@ -237,7 +240,7 @@ def spherical_kl(mean: ArrayLike, std: ArrayLike, spec: Spec) -> SphericalTerms:
 
 def total(terms: SphericalTerms, spec: Spec) -> Array:
     """Weighted sum of the four terms: what β multiplies in equation (6). Scalar."""
-    return sum(gain * term for gain, term in zip(spec.term_gains, terms, strict=True))
+    return jnp.asarray(sum(g * term for g, term in zip(spec.term_gains, terms, strict=True)))
 
 
 def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
@@ -398,7 +401,8 @@ def _compressed(compression: str, diagonal: Array) -> ArrayLike:
         raise ValueError(
             f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}"
         )
-    return {"full": 1.0, "half": diagonal, "none": 0.0}[compression]
+    targets: dict[str, ArrayLike] = {"full": 1.0, "half": diagonal, "none": 0.0}
+    return targets[compression]
 
 
 def _rows(mean, std, n: int) -> Array:

@@ -132,7 +132,7 @@ def _fit_vmf(embeddings) -> VonMisesFisher:
     units, radius = _directions(_checked(embeddings))
     n = units.shape[1]
     mean = units.mean(axis=0)
-    length = np.linalg.norm(mean)
+    length = float(np.linalg.norm(mean))
     # Equal rows have no spread to fit: one part in 1e12 stands for none.
     kappa = concentration(n, min(length, 1.0 - 1e-12))
     direction = mean / length if length > 0 else np.eye(n)[0]
@@ -270,8 +270,8 @@ def _fit_angles(embeddings) -> AngleCopula:
     from scipy.stats import rankdata
 
     units, radius = _directions(_checked(embeddings))
-    _, angles = coordinates.to_spherical(jnp.asarray(units, jnp.float32))
-    angles = np.asarray(angles, np.float64)
+    _, in_float32 = coordinates.to_spherical(jnp.asarray(units, jnp.float32))
+    angles = np.asarray(in_float32, np.float64)
     # The last angle is a full turn: it is cut where the data is not, opposite to its mean.
     middle = np.angle(np.exp(1j * angles[:, -1]).mean())
     angles[:, -1] = middle + np.angle(np.exp(1j * (angles[:, -1] - middle)))

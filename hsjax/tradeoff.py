@@ -145,5 +145,5 @@ def _number(axes: Axes, curves: dict[str, Curve], styles: dict, ends_only: bool)
             taken += [places[best] + [x, 0] for x in np.linspace(-half[0], half[0], 9)]
             look = {"color": styles[label]["color"], "fontsize": 8, "path_effects": HALO}
             look |= {"textcoords": "offset points", "ha": "center", "va": "center"}
-            xy = curves[label].mse[i], curves[label].distance[i]
-            axes.annotate(text, xy, offsets[best], **look).set_in_layout(False)
+            point = curves[label].mse[i], curves[label].distance[i]
+            axes.annotate(text, point, offsets[best], **look).set_in_layout(False)
