@@ -34,6 +34,10 @@ def radius(x: ArrayLike) -> Array:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2.
+
+    Example:
+      >>> radius(jnp.array([3.0, 4.0]))
+      Array(5., dtype=float32)
     """
     x = _vectors(x, "x")
     return _radius(x)
@@ -57,6 +61,10 @@ def cosines(x: ArrayLike, *, eps: float = 0.0) -> Array:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2 or eps < 0.
+
+    Example:
+      >>> cosines(jnp.array([3.0, 0.0, 4.0]))  # 3/5 and 0/4
+      Array([0.6, 0. ], dtype=float32)
     """
     x = _vectors(x, "x")
     if isinstance(eps, int | float) and not eps > 0:
@@ -82,6 +90,14 @@ def to_spherical(x: ArrayLike) -> tuple[Array, Array]:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2.
+
+    Example:
+      >>> radius, angles = to_spherical(jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, -2.0]]))
+      >>> radius
+      Array([1., 2.], dtype=float32)
+      >>> (angles / jnp.pi).round(3)
+      Array([[ 0.5,  0. ],
+             [ 0.5, -0.5]], dtype=float32)
     """
     x = _vectors(x, "x")
     return _to_spherical(x)
@@ -104,6 +120,10 @@ def to_cartesian(radius: ArrayLike, angles: ArrayLike) -> Array:
     Raises:
       TypeError: radius or angles is not floating-point.
       ValueError: no angle, or leading axes that differ.
+
+    Example:
+      >>> to_cartesian(jnp.float32(2.0), jnp.array([jnp.pi / 2, -jnp.pi / 2])).round(3) + 0.0
+      Array([ 0.,  0., -2.], dtype=float32)
     """
     return _to_cartesian(*_radius_and_angles(radius, angles))
 
@@ -123,6 +143,12 @@ def project(x: ArrayLike, radius: ArrayLike | None = None) -> Array:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2.
+
+    Example:
+      >>> project(jnp.array([0.0, 3.0, 0.0, 0.0]))
+      Array([0., 2., 0., 0.], dtype=float32)
+      >>> project(jnp.array([0.0, 3.0, 0.0, 0.0]), 1.0)
+      Array([0., 1., 0., 0.], dtype=float32)
     """
     x = _vectors(x, "x")
     return _project(x, x.shape[-1] ** 0.5 if radius is None else radius)
@@ -145,6 +171,11 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
     Raises:
       TypeError: radius or angles is not floating-point.
       ValueError: no angle, or leading axes that differ.
+
+    Example:
+      >>> angles = jnp.array([jnp.pi / 6, 1.0])  # on an ordinary sphere, r² sin φ_1
+      >>> jnp.exp(log_volume(jnp.float32(3.0), angles)).round(3)
+      Array(4.5, dtype=float32)
     """
     return _log_volume(*_radius_and_angles(radius, angles))
 
@@ -159,6 +190,10 @@ def diagonal_cosines(n: int) -> Array:
 
     Returns:
       [n - 1] float32.
+
+    Example:
+      >>> diagonal_cosines(4).round(3)
+      Array([0.5  , 0.577, 0.707], dtype=float32)
     """
     return lax.rsqrt(jnp.arange(n, 1, -1, dtype=jnp.float32))
 

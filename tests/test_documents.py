@@ -1,0 +1,75 @@
+"""The documents: their code runs and prints what they say, and no message lacks an explanation."""
+
+import ast
+import contextlib
+import doctest
+import importlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from hsjax.samplers import SAMPLERS
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?")
+PAGES = [
+    page.relative_to(ROOT)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if BLOCK.search(page.read_text())
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_code_blocks_run_and_print_what_is_shown(page):
+    text, names = (ROOT / page).read_text(), {}
+    with mock.patch.dict(SAMPLERS):  # a page adds one
+        for block in BLOCK.finditer(text):
+            # Lines of the document, for the traceback.
+            code = "\n" * text.count("\n", 0, block.start(1)) + block[1]
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page, "exec"), names)
+            if block[2] is not None:
+                assert_same_text(printed.getvalue(), block[2])
+
+
+def assert_same_text(ours, shown):
+    """Equal words, and numbers equal but for another machine's last digits."""
+    assert "".join(NUMBER.sub("#", ours).split()) == "".join(NUMBER.sub("#", shown).split())
+    ours, shown = ([float(x) for x in NUMBER.findall(text)] for text in (ours, shown))
+    np.testing.assert_allclose(ours, shown, rtol=0.05, atol=0.11)
+
+
+def test_the_pages_with_code_are_found():
+    assert {str(page) for page in PAGES} >= {"README.md", "docs/method.md", "docs/examples.md"}
+
+
+@pytest.mark.parametrize("name", ["hsjax", "hsjax.coordinates", "hsjax.losses", "hsjax.samplers"])
+def test_examples_in_docstrings(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted >= 4
+    assert not found.failed
+
+
+def test_importing_the_library_loads_neither_network_nor_plotting_libraries():
+    heavy = "flax orbax tensorflow matplotlib optax clu ml_collections sklearn tensorboardX"
+    code = f"import hsjax, sys; print(*set('{heavy}'.split()) & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_the_namespace_is_what_it_says():
+    import hsjax
+
+    for name in hsjax.__all__:
+        assert f"`hsjax.{name}`" in hsjax.__doc__
+        assert getattr(hsjax, name).__doc__
