@@ -84,7 +84,7 @@ def to_spherical(x: ArrayLike) -> tuple[Array, Array]:
       x: [..., n] floating-point, n >= 2.
 
     Returns:
-      radius [...] in the units of x, and angles [..., n - 1] in radians: [0, π], the last one
+      radius [...] in the units of x, and angles [..., n - 1] in radians, in [0, π], the last one in
       (-π, π].
 
     Raises:
@@ -155,7 +155,7 @@ def project(x: ArrayLike, radius: ArrayLike | None = None) -> Array:
 
 
 def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
-    """Log of the volume element r^{n-1} Π_{k=1}^{n-2} |sin φ_k|^{n-1-k} (A.3).
+    """Log of the volume element `r^{n-1} Π_{k=1}^{n-2} |sin φ_k|^{n-1-k}` (A.3).
 
     It is the log-determinant of the Jacobian of `to_cartesian`. At a pole or at r = 0 the element
     vanishes; its logarithm is then held at the finite value it has for a sine (or radius) of

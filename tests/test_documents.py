@@ -1,6 +1,5 @@
 """The documents: their code runs and prints what they say, and no message lacks an explanation."""
 
-import ast
 import contextlib
 import doctest
 import importlib
@@ -73,3 +72,13 @@ def test_the_namespace_is_what_it_says():
     for name in hsjax.__all__:
         assert f"`hsjax.{name}`" in hsjax.__doc__
         assert getattr(hsjax, name).__doc__
+
+
+def test_the_reference_is_built_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "-E", "-q", "docs", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    library = (tmp_path / "api" / "library.html").read_text()
+    assert 'id="hsjax.coordinates.to_spherical"' in library
+    assert "ArrayLike" in library
+    assert r"\prod_{k=1}^{n-1}" in (tmp_path / "method.html").read_text()

@@ -26,7 +26,7 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
       data: the file's bytes, float32 or int64 tensors of any layout in them.
 
     Returns:
-      {name: the tensor, a read-only view of the file's bytes}.
+      The tensors by name, read-only views of the file's bytes.
 
     Raises:
       Unreadable: on any other bytes, whatever they are: damaged, cut short, compressed, or a pickle
@@ -41,7 +41,7 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
 class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
-    count: int  # type: ignore[assignment]  # a tuple has a method of this name
+    count: int  # type: ignore[assignment]  # shadows a method of tuples
 
 
 class _Tensor(NamedTuple):
