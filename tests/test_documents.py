@@ -1,5 +1,6 @@
 """The documents: their code runs and prints what they say, and no message lacks an explanation."""
 
+import ast
 import contextlib
 import doctest
 import importlib
@@ -82,3 +83,41 @@ def test_the_reference_is_built_without_a_warning(tmp_path):
     assert 'id="hsjax.coordinates.to_spherical"' in library
     assert "ArrayLike" in library
     assert r"\prod_{k=1}^{n-1}" in (tmp_path / "method.html").read_text()
+
+
+def message_pattern(node):
+    """A regular expression for all texts that an expression of literals and values can be."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return ".*".join(re.escape(part) for part in re.split("%[sd]", text))
+        case ast.JoinedStr(values=parts):
+            return "".join(map(message_pattern, parts))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return message_pattern(left) + message_pattern(right)
+        case ast.IfExp(body=body, orelse=other):
+            return f"({message_pattern(body)}|{message_pattern(other)})"
+        case _:
+            return ".*"
+
+
+def messages():
+    """Patterns of all that main.py, the package and the benchmarks tell a user who can mend it."""
+    raised = {"UserError", "Diverged", "Interrupted", "Error", "warning", "_fail"}
+    files = [ROOT / "main.py", *ROOT.glob("hsjax/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                called = getattr(node.func, "attr", getattr(node.func, "id", None))
+                pattern = message_pattern(node.args[0])
+                # A message that is someone else's but for a colon is not ours to explain.
+                if called in raised and len(re.sub(r"\W", "", pattern)) > 8:
+                    yield pattern
+
+
+def test_each_message_is_explained_and_each_explained_message_exists():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    shown = [row[2] for row in re.finditer(r"^\| (`+)(.+?)\1 \|", page, re.MULTILINE)]
+    patterns = list(messages())
+    assert len(patterns) > 50
+    assert [p for p in patterns if not any(re.fullmatch(p, text) for text in shown)] == []
+    assert [text for text in shown if not any(re.fullmatch(p, text) for p in patterns)] == []
