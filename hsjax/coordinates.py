@@ -43,7 +43,7 @@ def radius(x: ArrayLike) -> Array:
     return _radius(x)
 
 
-def cosines(x: ArrayLike, *, eps: float = 0.0) -> Array:
+def cosines(x: ArrayLike, *, eps: ArrayLike = 0.0) -> Array:
     """Cosines of the angles, cos φ_k = x_k / sqrt(t_k² + eps), without any arccos (A.2).
 
     A zero tail (t_k = 0, eps = 0) leaves the angle undefined; its cosine is then 0 and its
@@ -192,8 +192,8 @@ def diagonal_cosines(n: int) -> Array:
       [n - 1] float32.
 
     Example:
-      >>> diagonal_cosines(4).round(3)
-      Array([0.5  , 0.577, 0.707], dtype=float32)
+      >>> [f"{cosine:.3f}" for cosine in diagonal_cosines(4)]
+      ['0.500', '0.577', '0.707']
     """
     return lax.rsqrt(jnp.arange(n, 1, -1, dtype=jnp.float32))
 

@@ -168,9 +168,8 @@ def paper_spec(
 
     Example:
       >>> spec = paper_spec(4, compression="half")
-      >>> spec.mean_target.round(2)  # rows μ and σ; three cosines, then the radius
-      Array([[0.5 , 0.58, 0.71, 2.  ],
-             [0.5 , 0.58, 0.71, 2.  ]], dtype=float32)
+      >>> [f"{target:.2f}" for target in spec.mean_target[0]]  # three cosines of μ, its radius
+      ['0.50', '0.58', '0.71', '2.00']
     """
     diagonal = _diagonal(n)
     mean_target = _compressed(compression, diagonal) if mean_target is None else mean_target
@@ -206,8 +205,9 @@ def published_spec(n: int, compression: str = "full", *, std_radius: ArrayLike =
       ValueError: n < 2 or an unknown compression.
 
     Example:
-      >>> published_spec(4).mean_gain[0]  # 0.05 · 50 √n/√(k+1), and 50 for the radius
-      Array([ 5.       ,  3.535534 ,  2.8867514, 50.       ], dtype=float32)
+      >>> spec = published_spec(4)
+      >>> [f"{gain:.2f}" for gain in spec.mean_gain[0]]  # 0.05 · 50 √n/√(k+1); 50 for the radius
+      ['5.00', '3.54', '2.89', '50.00']
     """
     diagonal = _diagonal(n)
     angle = 50.0 * n**0.5 * lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32))
@@ -304,8 +304,10 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
 
     Example:
       >>> mean, variance = batch_statistics(jnp.array([[3.0, 4.0], [-3.0, 4.0]]), 1e-12)
-      >>> mean.round(3), variance.round(3)  # of the cosines ±0.6, and of the radius
-      (Array([0., 5.], dtype=float32), Array([0.72, 0.  ], dtype=float32))
+      >>> mean  # of the cosines 0.6 and -0.6, and of the radius
+      Array([0., 5.], dtype=float32)
+      >>> [f"{v:.2f}" for v in variance]
+      ['0.72', '0.00']
     """
     x = _wide(x, "x")
     if x.ndim < 2 or min(x.shape[-2:]) < 2:

@@ -337,7 +337,7 @@ def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
       [count, n].
 
     Example:
-      >>> print(slerp([1.0, 0.0], [0.0, 3.0], [0.0, 0.5, 1.0]).round(2))
+      >>> print(np.asarray(slerp([1.0, 0.0], [0.0, 3.0], [0.0, 0.5, 1.0])).round(2))
       [[1.   0.  ]
        [1.41 1.41]
        [0.   3.  ]]
