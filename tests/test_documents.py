@@ -85,6 +85,15 @@ def test_the_reference_is_built_without_a_warning(tmp_path):
     assert r"\prod_{k=1}^{n-1}" in (tmp_path / "method.html").read_text()
 
 
+def test_inline_mathematics_is_as_github_reads_it():
+    """On one line, and without the escapes that Markdown takes for its own."""
+    text = (ROOT / "docs" / "method.md").read_text()
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    formulas = re.findall(r"\$[^$]*\$", prose)
+    assert len(formulas) > 50
+    assert [f for f in formulas if "\n" in f or re.search(r"\\[,;!{}]", f)] == []
+
+
 def message_pattern(node):
     """A regular expression for all texts that an expression of literals and values can be."""
     match node:
