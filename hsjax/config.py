@@ -130,7 +130,7 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -34,12 +34,16 @@ def radius(x: ArrayLike) -> Array:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2.
+
+    Example:
+      >>> radius(jnp.array([3.0, 4.0]))
+      Array(5., dtype=float32)
     """
     x = _vectors(x, "x")
     return _radius(x)
 
 
-def cosines(x: ArrayLike, *, eps: float = 0.0) -> Array:
+def cosines(x: ArrayLike, *, eps: ArrayLike = 0.0) -> Array:
     """Cosines of the angles, cos φ_k = x_k / sqrt(t_k² + eps), without any arccos (A.2).
 
     A zero tail (t_k = 0, eps = 0) leaves the angle undefined; its cosine is then 0 and its
@@ -57,6 +61,10 @@ def cosines(x: ArrayLike, *, eps: float = 0.0) -> Array:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2 or eps < 0.
+
+    Example:
+      >>> cosines(jnp.array([3.0, 0.0, 4.0]))  # 3/5 and 0/4
+      Array([0.6, 0. ], dtype=float32)
     """
     x = _vectors(x, "x")
     if isinstance(eps, int | float) and not eps > 0:
@@ -76,12 +84,20 @@ def to_spherical(x: ArrayLike) -> tuple[Array, Array]:
       x: [..., n] floating-point, n >= 2.
 
     Returns:
-      radius [...] in the units of x, and angles [..., n - 1] in radians: [0, π], the last one
+      radius [...] in the units of x, and angles [..., n - 1] in radians, in [0, π], the last one in
       (-π, π].
 
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2.
+
+    Example:
+      >>> radius, angles = to_spherical(jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, -2.0]]))
+      >>> radius
+      Array([1., 2.], dtype=float32)
+      >>> (angles / jnp.pi).round(3)
+      Array([[ 0.5,  0. ],
+             [ 0.5, -0.5]], dtype=float32)
     """
     x = _vectors(x, "x")
     return _to_spherical(x)
@@ -104,6 +120,10 @@ def to_cartesian(radius: ArrayLike, angles: ArrayLike) -> Array:
     Raises:
       TypeError: radius or angles is not floating-point.
       ValueError: no angle, or leading axes that differ.
+
+    Example:
+      >>> to_cartesian(jnp.float32(2.0), jnp.array([jnp.pi / 2, -jnp.pi / 2])).round(3) + 0.0
+      Array([ 0.,  0., -2.], dtype=float32)
     """
     return _to_cartesian(*_radius_and_angles(radius, angles))
 
@@ -123,13 +143,19 @@ def project(x: ArrayLike, radius: ArrayLike | None = None) -> Array:
     Raises:
       TypeError: x is not floating-point.
       ValueError: n < 2.
+
+    Example:
+      >>> project(jnp.array([0.0, 3.0, 0.0, 0.0]))
+      Array([0., 2., 0., 0.], dtype=float32)
+      >>> project(jnp.array([0.0, 3.0, 0.0, 0.0]), 1.0)
+      Array([0., 1., 0., 0.], dtype=float32)
     """
     x = _vectors(x, "x")
     return _project(x, x.shape[-1] ** 0.5 if radius is None else radius)
 
 
 def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
-    """Log of the volume element r^{n-1} Π_{k=1}^{n-2} |sin φ_k|^{n-1-k} (A.3).
+    """Log of the volume element `r^{n-1} Π_{k=1}^{n-2} |sin φ_k|^{n-1-k}` (A.3).
 
     It is the log-determinant of the Jacobian of `to_cartesian`. At a pole or at r = 0 the element
     vanishes; its logarithm is then held at the finite value it has for a sine (or radius) of
@@ -145,6 +171,11 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
     Raises:
       TypeError: radius or angles is not floating-point.
       ValueError: no angle, or leading axes that differ.
+
+    Example:
+      >>> angles = jnp.array([jnp.pi / 6, 1.0])  # on an ordinary sphere, r² sin φ_1
+      >>> jnp.exp(log_volume(jnp.float32(3.0), angles)).round(3)
+      Array(4.5, dtype=float32)
     """
     return _log_volume(*_radius_and_angles(radius, angles))
 
@@ -159,6 +190,10 @@ def diagonal_cosines(n: int) -> Array:
 
     Returns:
       [n - 1] float32.
+
+    Example:
+      >>> [f"{cosine:.3f}" for cosine in diagonal_cosines(4)]
+      ['0.500', '0.577', '0.707']
     """
     return lax.rsqrt(jnp.arange(n, 1, -1, dtype=jnp.float32))
 

@@ -103,7 +103,7 @@ def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
         if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
             raise UserError(f"{where} leaves 0..2³¹-1: number the classes from 0")
         arrays[f"{split}_labels"] = labels.astype(np.int32)
-    return Dataset(name, *(arrays.get(key) for key in _ARRAYS))
+    return Dataset(name, **{key: arrays.get(key) for key in _ARRAYS})  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

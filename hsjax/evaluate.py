@@ -44,7 +44,7 @@ def inference(experiment: train.Experiment, latent_scale: float = 1.0) -> Infere
     def errors(state, images, z):
         return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
 
-    return Inference(*map(jax.jit, (encode, decode, errors)))
+    return Inference(jax.jit(encode), jax.jit(decode), jax.jit(errors))
 
 
 def embed(model: Inference, state: train.TrainState, images, batch_size: int) -> Latent:
@@ -57,9 +57,9 @@ def embed(model: Inference, state: train.TrainState, images, batch_size: int) ->
     for indices, mask in batches.eval_batches(len(images), batch_size):
         latent = jax.device_get(model.encode(state, images[indices]))
         parts.append([x[mask] for x in latent])
-    latent = Latent(*map(np.concatenate, zip(*parts, strict=True)))
-    _check_finite("encoder", *latent)
-    return latent
+    mean, log_variance = map(np.concatenate, zip(*parts, strict=True))
+    _check_finite("encoder", mean, log_variance)
+    return Latent(mean, log_variance)  # type: ignore[arg-type]
 
 
 def decode(model: Inference, state: train.TrainState, z, batch_size: int) -> np.ndarray:
@@ -198,7 +198,9 @@ def evaluate(
     else:
         notes.append("no labels: k-NN accuracy, linear probe and colours are left out")
 
-    arrays = {"test_mean": test.mean} | ({"test_labels": labels} if labelled else {})
+    arrays = {"test_mean": np.asarray(test.mean)}
+    if labels is not None and labelled:
+        arrays["test_labels"] = labels
     if "latents" in wanted.metrics:
         say("describing the latents")
         numbers["latents"], described = latents.diagnostics(test.mean, labels)
@@ -222,8 +224,8 @@ def evaluate(
         key = jax.random.fold_in(sample_key, list(SAMPLERS).index(name))
         try:
             z = np.asarray(sampler.sample(sampler.fit(fitted_to), key, count))
-        except ValueError as error:
-            raise UserError(f"{name} can't be fitted to these latents: {error}") from error
+        except ValueError as reason:
+            raise UserError(f"{name} can't be fitted to these latents: {reason}") from reason
         samples[name] = decode(model, state, z, batch_size)
 
     of_images = {"frechet", "kid", "prdc"}.intersection(wanted.metrics)
@@ -251,7 +253,8 @@ def evaluate(
     panels = {"test images": images, "reconstructions": reconstructions}
     panels |= {f"samples: {name}": s for name, s in samples.items()}
     rows = np.arange(min(16, len(images) // 2 * 2)).reshape(-1, 2)
-    lines = [slerp(*test.mean[pair], jnp.linspace(0.0, 1.0, 10)) for pair in rows]
+    steps = jnp.linspace(0.0, 1.0, 10)
+    lines = [slerp(test.mean[a], test.mean[b], steps) for a, b in rows]
     between = decode(model, state, np.concatenate(lines), batch_size)
     return Evaluation(
         numbers,

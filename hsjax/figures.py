@@ -369,7 +369,7 @@ def overlap_histogram(
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
     """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself."""
     terms = ("mean_angles", "mean_radius", "std_angles", "std_radius")
-    curves = {
+    panels = {
         "loss": ("loss",),
         "MSE, sum over an image": ("mse",),
         "regulariser (before β)": ("kl",),
@@ -379,7 +379,7 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
     }
     curves = {
         title: {key: np.array([row.get(key, np.nan) for row in rows], float) for key in keys}
-        for title, keys in curves.items()
+        for title, keys in panels.items()
         if any(key in row for row in rows for key in keys)
     }
     figure, body = new_figure(2.2 * rows_and_columns(len(curves), 3)[0] + 0.5, footer)

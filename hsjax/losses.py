@@ -35,6 +35,10 @@ def squared_error(x: ArrayLike, reconstruction: ArrayLike) -> Array:
 
     Raises:
       ValueError: the shapes differ.
+
+    Example:
+      >>> squared_error(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+      Array(3., dtype=float32)
     """
     x, reconstruction = _wide(x, "x"), _wide(reconstruction, "reconstruction")
     if x.shape != reconstruction.shape:
@@ -54,6 +58,12 @@ def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> Array:
 
     Raises:
       ValueError: the shapes differ or aren't [batch, n].
+
+    Example:
+      >>> gaussian_kl(jnp.zeros((5, 8)), jnp.zeros((5, 8)))  # the prior itself
+      Array(0., dtype=float32)
+      >>> gaussian_kl(jnp.ones((5, 8)), jnp.zeros((5, 8)))
+      Array(4., dtype=float32)
     """
     mean, log_variance = _pair(mean, log_variance, "log_variance")
     return 0.5 * jnp.mean(jnp.sum(mean**2 + jnp.expm1(log_variance) - log_variance, axis=-1))
@@ -78,19 +88,26 @@ def cartesian_kl(
 
     Raises:
       ValueError: the shapes of mean and std differ or aren't [batch, n].
+
+    Example:
+      >>> cartesian_kl(jnp.ones((5, 8)), jnp.ones((5, 8)))
+      Array(8., dtype=float32)
     """
     mean, std = _pair(mean, std, "std")
-    prior = ((mean, jnp.asarray(prior_mean)), (std, jnp.asarray(prior_std)))
-    return sum(jnp.sum((jnp.mean(x, 0) - p) ** 2 + jnp.var(x, 0)) for x, p in prior)
+
+    def distance(x: Array, prior: ArrayLike) -> Array:
+        return jnp.sum((jnp.mean(x, 0) - jnp.asarray(prior)) ** 2 + jnp.var(x, 0))
+
+    return distance(mean, prior_mean) + distance(std, prior_std)
 
 
 class SphericalTerms(NamedTuple):
     """The four parts of (4) and (5), scalars, before the overall gains of the spec."""
 
-    mean_angles: Array
-    mean_radius: Array
-    std_angles: Array
-    std_radius: Array
+    mean_angles: Array | float
+    mean_radius: Array | float
+    std_angles: Array | float
+    std_radius: Array | float
 
 
 @jax.tree_util.register_dataclass
@@ -123,8 +140,8 @@ def paper_spec(
     compression: str = "full",
     mean_target: ArrayLike | None = None,
     spread_target: ArrayLike | None = None,
-    angle_gain: ArrayLike = 1.0,
-    radius_gain: ArrayLike = 1.0,
+    angle_gain: Array | float = 1.0,
+    radius_gain: Array | float = 1.0,
     eps: ArrayLike = 1e-3,
     variance_eps: ArrayLike = 1e-4,
 ) -> Spec:
@@ -148,6 +165,11 @@ def paper_spec(
 
     Raises:
       ValueError: n < 2 or an unknown compression.
+
+    Example:
+      >>> spec = paper_spec(4, compression="half")
+      >>> [f"{target:.2f}" for target in spec.mean_target[0]]  # three cosines of μ, its radius
+      ['0.50', '0.58', '0.71', '2.00']
     """
     diagonal = _diagonal(n)
     mean_target = _compressed(compression, diagonal) if mean_target is None else mean_target
@@ -181,6 +203,11 @@ def published_spec(n: int, compression: str = "full", *, std_radius: ArrayLike =
 
     Raises:
       ValueError: n < 2 or an unknown compression.
+
+    Example:
+      >>> spec = published_spec(4)
+      >>> [f"{gain:.2f}" for gain in spec.mean_gain[0]]  # 0.05 · 50 √n/√(k+1); 50 for the radius
+      ['5.00', '3.54', '2.89', '50.00']
     """
     diagonal = _diagonal(n)
     angle = 50.0 * n**0.5 * lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32))
@@ -215,6 +242,13 @@ def spherical_kl(mean: ArrayLike, std: ArrayLike, spec: Spec) -> SphericalTerms:
     Raises:
       ValueError: shapes that differ, aren't [batch, n], have another n than the spec, or a batch
         of 1, whose variance is undefined.
+
+    Example:
+      >>> spec = paper_spec(8, compression="half", spread_target=0.0, variance_eps=0.0)
+      >>> ones = jnp.ones((5, 8))  # the diagonal, which all targets of "half" are
+      >>> terms = spherical_kl(ones, ones, spec)
+      >>> bool(total(terms, spec) < 1e-6)
+      True
     """
     mean, std = _pair(mean, std, "std")
     if mean.shape[-1] != spec.mean_target.shape[-1]:
@@ -236,8 +270,14 @@ def spherical_kl(mean: ArrayLike, std: ArrayLike, spec: Spec) -> SphericalTerms:
 
 
 def total(terms: SphericalTerms, spec: Spec) -> Array:
-    """Weighted sum of the four terms: what β multiplies in equation (6). Scalar."""
-    return sum(gain * term for gain, term in zip(spec.term_gains, terms, strict=True))
+    """Weighted sum of the four terms: what β multiplies in equation (6). Scalar.
+
+    Example:
+      >>> spec = paper_spec(4, angle_gain=10.0)
+      >>> float(total(SphericalTerms(0.5, 1.0, 0.0, 0.0), spec))  # 10 · 0.5 + 1
+      6.0
+    """
+    return jnp.asarray(sum(g * term for g, term in zip(spec.term_gains, terms, strict=True)))
 
 
 def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
@@ -261,6 +301,13 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
 
     Raises:
       ValueError: B < 2 or n < 2.
+
+    Example:
+      >>> mean, variance = batch_statistics(jnp.array([[3.0, 4.0], [-3.0, 4.0]]), 1e-12)
+      >>> mean  # of the cosines 0.6 and -0.6, and of the radius
+      Array([0., 5.], dtype=float32)
+      >>> [f"{v:.2f}" for v in variance]
+      ['0.72', '0.00']
     """
     x = _wide(x, "x")
     if x.ndim < 2 or min(x.shape[-2:]) < 2:
@@ -356,6 +403,10 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
 
     Raises:
       ValueError: an unknown form.
+
+    Example:
+      >>> annealing(jnp.array([1, 25, 100, 300]))
+      Array([0.1, 0.5, 1. , 1. ], dtype=float32)
     """
     epoch = jnp.asarray(epoch, jnp.float32)
     length = jnp.asarray(length, jnp.float32)
@@ -398,7 +449,8 @@ def _compressed(compression: str, diagonal: Array) -> ArrayLike:
         raise ValueError(
             f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}"
         )
-    return {"full": 1.0, "half": diagonal, "none": 0.0}[compression]
+    targets: dict[str, ArrayLike] = {"full": 1.0, "half": diagonal, "none": 0.0}
+    return targets[compression]
 
 
 def _rows(mean, std, n: int) -> Array:

@@ -7,6 +7,13 @@ sample to √n when it decodes; a model without sees the radius drawn here, whic
 mean radius for every sampler on a sphere but `uniform_sphere`.
 
 `slerp` goes from one latent to another along the sphere.
+
+Example:
+  >>> embeddings = jax.random.normal(jax.random.key(0), (500, 8)) + 1.0
+  >>> parameters = projected_gaussian.fit(embeddings)
+  >>> z = projected_gaussian.sample(parameters, jax.random.key(1), 1000)
+  >>> z.shape, bool(abs(coordinates.radius(z) - parameters.radius).max() < 1e-4)
+  ((1000, 8), True)
 """
 
 import warnings
@@ -94,6 +101,10 @@ def mean_resultant_length(n: int, kappa: float) -> float:
 
     I_v / I_{v-1} = 1 / (2v/κ + I_{v+1} / I_v), run downwards from an order so high that a bound
     (Amos, 1974) is as good as the value: accurate to float64 for any n >= 2 and κ >= 0.
+
+    Example:
+      >>> round(mean_resultant_length(3, 2.0), 6)  # coth κ - 1/κ in three dimensions
+      0.537315
     """
     if kappa == 0.0:
         return 0.0
@@ -102,7 +113,7 @@ def mean_resultant_length(n: int, kappa: float) -> float:
     ratio = kappa / (v - 0.5 + np.sqrt((v + 0.5) ** 2 + kappa**2))
     for k in range(1, steps + 1):
         ratio = 1.0 / (2.0 * (v - k) / kappa + ratio)
-    return ratio
+    return float(ratio)
 
 
 def concentration(n: int, length: float) -> float:
@@ -114,6 +125,10 @@ def concentration(n: int, length: float) -> float:
 
     Raises:
       ValueError: length outside of [0, 1); all vectors equal would need an infinite κ.
+
+    Example:
+      >>> round(concentration(3, 0.537315), 4)
+      2.0
     """
     if not 0.0 <= length < 1.0:
         raise ValueError(f"length must be in [0, 1), got {length}")
@@ -132,7 +147,7 @@ def _fit_vmf(embeddings) -> VonMisesFisher:
     units, radius = _directions(_checked(embeddings))
     n = units.shape[1]
     mean = units.mean(axis=0)
-    length = np.linalg.norm(mean)
+    length = float(np.linalg.norm(mean))
     # Equal rows have no spread to fit: one part in 1e12 stands for none.
     kappa = concentration(n, min(length, 1.0 - 1e-12))
     direction = mean / length if length > 0 else np.eye(n)[0]
@@ -270,8 +285,8 @@ def _fit_angles(embeddings) -> AngleCopula:
     from scipy.stats import rankdata
 
     units, radius = _directions(_checked(embeddings))
-    _, angles = coordinates.to_spherical(jnp.asarray(units, jnp.float32))
-    angles = np.asarray(angles, np.float64)
+    _, in_float32 = coordinates.to_spherical(jnp.asarray(units, jnp.float32))
+    angles = np.asarray(in_float32, np.float64)
     # The last angle is a full turn: it is cut where the data is not, opposite to its mean.
     middle = np.angle(np.exp(1j * angles[:, -1]).mean())
     angles[:, -1] = middle + np.angle(np.exp(1j * (angles[:, -1] - middle)))
@@ -320,6 +335,12 @@ def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
 
     Returns:
       [count, n].
+
+    Example:
+      >>> print(np.asarray(slerp([1.0, 0.0], [0.0, 3.0], [0.0, 0.5, 1.0])).round(2))
+      [[1.   0.  ]
+       [1.41 1.41]
+       [0.   3.  ]]
     """
     start, end, fractions = jnp.asarray(start), jnp.asarray(end), jnp.asarray(fractions)
     lengths = coordinates.radius(start), coordinates.radius(end)

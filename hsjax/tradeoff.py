@@ -57,11 +57,14 @@ def tradeoff(
 ) -> None:
     """Figure 2: reconstruction error against the distance of samples, a panel per sampler.
 
-    rows: {"label", "style", "n", "seed", "mse" (1000 x mean per value), "distances": {sampler:
-      float}}; seeds are averaged, their standard deviation (std) becomes error bars.
-    distance_name: what the distances are, the label of the y axis.
-    join: what a curve runs along, and the number written at its points: "n" (at its ends) or
-      "strength" (at each), a further entry of the rows.
+    Args:
+      path: of the PNG.
+      rows: {"label", "style", "n", "seed", "mse" (1000 x mean per value), "distances": {sampler:
+        float}}; seeds are averaged, their standard deviation (std) becomes error bars.
+      footer: a line below the panels.
+      distance_name: what the distances are, the label of the y axis.
+      join: what a curve runs along, and the number written at its points, "n" (at its ends) or
+        "strength" (at each), a further entry of the rows.
     """
     samplers = list(dict.fromkeys(name for row in rows for name in row["distances"])) or ["no runs"]
     styles = {
@@ -145,5 +148,5 @@ def _number(axes: Axes, curves: dict[str, Curve], styles: dict, ends_only: bool)
             taken += [places[best] + [x, 0] for x in np.linspace(-half[0], half[0], 9)]
             look = {"color": styles[label]["color"], "fontsize": 8, "path_effects": HALO}
             look |= {"textcoords": "offset points", "ha": "center", "va": "center"}
-            xy = curves[label].mse[i], curves[label].distance[i]
-            axes.annotate(text, xy, offsets[best], **look).set_in_layout(False)
+            point = curves[label].mse[i], curves[label].distance[i]
+            axes.annotate(text, point, offsets[best], **look).set_in_layout(False)

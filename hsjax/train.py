@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array, lax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from hsjax import batches, losses
@@ -45,7 +46,7 @@ class Experiment(NamedTuple):
     steps: int  # per epoch
     graph: nnx.GraphDef
     optimizer: optax.GradientTransformation
-    learning_rate: Callable[[int], Array]  # of the step
+    learning_rate: Callable[[ArrayLike], ArrayLike]  # of the step
     initial: Callable[[int], TrainState]  # of the seed
 
     def model(self, params: dict, batch_stats: dict) -> VAE:
@@ -135,7 +136,7 @@ def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> 
 
     return Experiment(
         config=config,
-        shape=tuple(shape),
+        shape=tuple(shape),  # type: ignore[arg-type]
         steps=steps,
         graph=jax.eval_shape(model, jax.random.key(0))[0],
         optimizer=optimizer,
@@ -177,6 +178,7 @@ def regulariser(kind: str, latent: Latent, spec: losses.Spec | None) -> dict[str
         return {"kl": losses.gaussian_kl(*latent)}
     if kind == "cartesian":
         return {"kl": losses.cartesian_kl(latent.mean, latent.std)}
+    assert spec is not None  # objective() gives one to the spherical kind
     terms = losses.spherical_kl(latent.mean, latent.std, spec)
     return {"kl": losses.total(terms, spec), **terms._asdict()}
 

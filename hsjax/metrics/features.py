@@ -115,7 +115,7 @@ def _data_hash(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _initial(shape: tuple[int, int, int], classes: int, seed: int) -> dict[str, Array]:
+def _initial(shape: tuple[int, ...], classes: int, seed: int) -> dict[str, np.ndarray]:
     """He-initialised parameters by name, for images of (height, width, channels)."""
     height, width, channels = shape
     rng = np.random.default_rng(seed)
@@ -158,8 +158,8 @@ def _logits(params, images):
 
 def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
     images = jnp.asarray(dataset.train_images)
-    classes, labels = np.unique(dataset.train_labels, return_inverse=True)
-    labels = jnp.asarray(labels, jnp.int32)
+    classes, indices = np.unique(np.asarray(dataset.train_labels), return_inverse=True)
+    labels = jnp.asarray(indices, jnp.int32)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     params = jax.tree.map(jnp.asarray, _initial(images.shape[1:], len(classes), seed))
     rng = np.random.default_rng(seed)

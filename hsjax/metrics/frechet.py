@@ -15,7 +15,7 @@ class Moments(NamedTuple):
 
     mean: np.ndarray  # [d], in the units of the features
     covariance: np.ndarray  # [d, d], unbiased, in their squared units
-    count: int
+    count: int  # type: ignore[assignment]  # of samples; shadows a method of tuples
 
 
 def moments(features) -> Moments:

@@ -45,7 +45,7 @@ def judge(
       say: told what is being done.
 
     Returns:
-      Numbers by name, with the network's name, `about`, and `notes`: a list of lines to be shown.
+      Numbers by name, with the network's name, `about`, and `notes`, a list of lines to be shown.
 
     Raises:
       UserError: features that are not finite.

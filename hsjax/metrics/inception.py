@@ -44,7 +44,7 @@ def features(weights: dict[str, Unit], x: Array) -> dict[str, Array]:
       x: [N, H, W, 3] in [-1, 1]; H and W are 299 for FID, at least 75 in any case.
 
     Returns:
-      pool1, pool2, Mixed_5b ... Mixed_7c, [N, H', W', C] each, and mean [N, 2048]: the features.
+      pool1, pool2, Mixed_5b ... Mixed_7c, [N, H', W', C] each, and mean [N, 2048], the features.
     """
 
     def unit(x, name, outputs, size, stride, padding):
@@ -210,8 +210,8 @@ def load(
       batch_size: images in one call of the network; the last batch is padded.
 
     Returns:
-      extract: uint8 [N, H, W, 1 or 3] -> float32 [N, 2048]. ValueError on anything else.
-      about: the file's name and SHA-256, and the dimension.
+      extract, uint8 [N, H, W, 1 or 3] -> float32 [N, 2048], a ValueError on anything else; and
+      about, the file's name and SHA-256, and the dimension.
 
     Raises:
       UserError: as `read`.

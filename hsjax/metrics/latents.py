@@ -38,7 +38,7 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
         is one of them without a pair.
 
     Returns:
-      (numbers by name; arrays by name: cosine_mean [n - 1], cosine_spread [n - 1], overlap_edges
+      Numbers by name, and arrays by name (cosine_mean [n - 1], cosine_spread [n - 1], overlap_edges
       [201], overlap_counts [200]).
 
     Raises:
@@ -94,7 +94,7 @@ def log_volume_excess(means) -> float:
       means: [count, n], n >= 2.
 
     Returns:
-      Nats per dimension (of n). At n = 2 the element is constant: 0.
+      Nats per dimension (of n); 0 at n = 2, where the element is constant.
     """
     from scipy.special import digamma
 

@@ -83,9 +83,9 @@ def precision_recall_density_coverage(real, fake, k: int = 5, real_radii=None) -
 def _scaled(*sets) -> tuple[list[np.ndarray], float]:
     """Sets in float32 around the first one's mean, in units of their largest coordinate."""
     mean = sets[0].mean(axis=0, dtype=np.float64)
-    sets = [x - mean for x in sets]
-    scale = max(np.abs(x).max(initial=0.0) for x in sets) or 1.0
-    return [(x / scale).astype(np.float32) for x in sets], float(scale)
+    centred = [x - mean for x in sets]
+    scale = max(np.abs(x).max(initial=0.0) for x in centred) or 1.0
+    return [(x / scale).astype(np.float32) for x in centred], float(scale)
 
 
 def _squares(x, norms, point):

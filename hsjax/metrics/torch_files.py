@@ -26,7 +26,7 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
       data: the file's bytes, float32 or int64 tensors of any layout in them.
 
     Returns:
-      {name: the tensor, a read-only view of the file's bytes}.
+      The tensors by name, read-only views of the file's bytes.
 
     Raises:
       Unreadable: on any other bytes, whatever they are: damaged, cut short, compressed, or a pickle
@@ -41,7 +41,7 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
 class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
-    count: int
+    count: int  # type: ignore[assignment]  # shadows a method of tuples
 
 
 class _Tensor(NamedTuple):
@@ -98,9 +98,9 @@ def _arrays(state: dict[str, _Tensor], contents: dict[str, bytes]) -> dict[str, 
         end = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if len(flat) != storage.count or min((offset, *shape, *strides)) < 0 or end >= len(flat):
             raise ValueError(f"{name} is cut short")
-        strides = [stride * flat.itemsize for stride in strides]
+        in_bytes = [stride * flat.itemsize for stride in strides]
         arrays[name] = np.lib.stride_tricks.as_strided(
-            flat[offset:], shape, strides, writeable=False
+            flat[offset:], shape, in_bytes, writeable=False
         )
     return arrays
 
@@ -111,7 +111,9 @@ def _interpret(file: io.BytesIO) -> Any:
     Every opcode is decoded by pickletools, which runs none. Here they build tuples, lists and
     dicts; a name that `_NAMES` lacks, or an opcode without a case, ends it.
     """
-    stack, marks, memo = [], [], {}
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
 
     def since_mark():
         start = marks.pop()
@@ -119,6 +121,7 @@ def _interpret(file: io.BytesIO) -> Any:
         del stack[start:]
         return items
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         match opcode.name:
             case "PROTO":
