@@ -40,8 +40,8 @@
 # %% [markdown]
 # ## 1. Setup
 #
-# The cell looks for the checkout that the notebook lies in, or else clones `REPOSITORY`, and installs
-# hsjax from there unless it is installed.
+# The cell looks for the checkout that the notebook lies in, or else clones `REPOSITORY`, and
+# installs hsjax from there unless it is installed.
 
 # %%
 import importlib.metadata
@@ -235,10 +235,10 @@ HTML(turning.to_jshtml())
 # Pushing the cosines: 600 points move down the gradient of `losses.spherical_kl`, the objective of
 # equation (4), with nothing to resist them. The paper's compression asks for $E[\cos\varphi_k] = 1$
 # and leaves their spread open; by default hsjax asks for the prior's. Both at once are impossible,
-# and the result is a compromise: most points gather, some turn away to keep the spread. The targets
-# of `configs/mnist_best.py` are mean *and* spread 0, that is, all points at the end of the last axis
-# or opposite to it. Colours are the longitudes the points started from. In a VAE the reconstruction
-# error holds the points apart.
+# and the result is a compromise: most points gather, some turn away to keep the spread. The
+# targets of `configs/mnist_best.py` are mean *and* spread 0, that is, all points at the end of the
+# last axis or opposite to it. Colours are the longitudes the points started from. In a VAE the
+# reconstruction error holds the points apart.
 
 
 # %%
@@ -438,9 +438,9 @@ for name, run in runs.items():
 
 # %% [markdown]
 # Samples under each sampler. A compressed VAE has to be sampled on its island: under the prior and
-# on the whole sphere its images are far worse than the standard VAE's. Comparing a law fitted to the
-# island with the *prior* of the standard VAE, as the paper does, compares two samplers as well as
-# two models; a fitted law can help the standard VAE, too, see `projected_gmm` in the table.
+# on the whole sphere its images are far worse than the standard VAE's. Comparing a law fitted to
+# the island with the *prior* of the standard VAE, as the paper does, compares two samplers as well
+# as two models; a fitted law can help the standard VAE, too, see `projected_gmm` in the table.
 
 # %%
 for name, run in runs.items():
