@@ -470,39 +470,39 @@ for name, run in runs.items():
 #
 # Value and gradient of the regulariser alone, at batch 200: the plain divergence (1); the spherical
 # objective as `hsjax.losses` computes it, with a running sum and a derivative in closed form, O(n);
-# and the same objective by the $n \times n$ mask that the paper describes, O(n²). Rounds take the
-# three in turns, so that whatever else the machine does slows all of them; the number is the median
-# over rounds.
+# and the same objective by the $n \times n$ mask that the paper describes, O(n²). The first two are
+# run in turns, so that whatever else the machine does slows both; the mask comes last, because the
+# memory it takes slows what follows. The numbers are medians over rounds.
 
 # %%
 BATCH, ROUNDS = 200, 3 if SHORT else 9
 
 
-def timed(n):
-    """Milliseconds of value and gradient, by form."""
+def timed(n, forms):
+    """Milliseconds of value and gradient of these forms, run in turns."""
     key = jax.random.key(n)
     mean = jax.random.normal(key, (BATCH, n))
     log_variance = 0.1 * jax.random.normal(jax.random.fold_in(key, 1), (BATCH, n))
     spec = losses.paper_spec(n)
 
-    def spherical(statistics):
-        return lambda m, v: objective(statistics, spec, m, jnp.exp(0.5 * v))
+    def call(statistics):
+        def spherical(mean, log_variance):
+            return objective(statistics, spec, mean, jnp.exp(0.5 * log_variance))
 
-    forms = {
-        "plain KLD": losses.gaussian_kl,
-        "spherical, O(n)": spherical(losses.batch_statistics),
-        "spherical, n × n mask": spherical(measure.masked_statistics),
-    }
-    calls = {}
-    for name, form in forms.items():
-        compiled = jax.jit(jax.value_and_grad(form, (0, 1))).lower(mean, log_variance).compile()
-        calls[name] = lambda compiled=compiled: compiled(mean, log_variance)
+        form = losses.gaussian_kl if statistics is None else spherical
+        program = jax.jit(jax.value_and_grad(form, (0, 1))).lower(mean, log_variance).compile()
+        return lambda: program(mean, log_variance)
+
+    calls = {name: call(statistics) for name, statistics in forms.items()}
     seconds = measure.interleave(calls, ROUNDS, calls=4)
     return {name: 1e3 * float(np.median(row)) for name, row in seconds.items()}
 
 
 sizes = (32, 64) if SHORT else (32, 64, 128, 256)
-times = {n: timed(n) for n in sizes}
+in_turns = {"plain KLD": None, "spherical, O(n)": losses.batch_statistics}
+times = {n: timed(n, in_turns) for n in sizes}
+for n in sizes:
+    times[n] |= timed(n, {"spherical, n × n mask": measure.masked_statistics})
 print(f"{'n':>4}" + "".join(f"{name + ', ms':>27}" for name in times[sizes[0]]))
 for n, row in times.items():
     print(f"{n:>4}" + "".join(f"{value:>27.3f}" for value in row.values()))
