@@ -1,0 +1,669 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A tour of hsjax
+#
+# Variational autoencoders (VAEs) whose latent space is written in hyperspherical coordinates, after
+# "Is the sparsity of high dimensional spaces the reason why VAEs are poor generative models?".
+#
+# **What the paper claims.** A standard VAE spreads its latents over the equator of a
+# high-dimensional sphere. That is where almost all of the volume is and almost none of the data, so
+# a latent drawn there decodes to nothing meaningful. Pushing the angles of the latents away from
+# the equator gathers them on a small, dense island, and samples drawn on it decode better.
+#
+# **What the runs of this repository found**, in short trainings on MNIST
+# ([docs/results.md](../docs/results.md) has the numbers, the seeds and how far they reach):
+#
+# - The island is there, and a Gaussian fitted to it beats samples of the standard VAE's prior.
+# - With the *same* sampler on both sides, the paper's compression is worse by the paper's own
+#   measure and about level by the distance to the test images; only under a von Mises-Fisher law,
+#   where all models are poor, is it better.
+# - On the small digits used below, no kind of VAE can be called better. This tour shows how things
+#   work, not which model wins.
+#
+# It runs from top to bottom in a few minutes on a CPU, and takes a GPU or TPU if there is one. To
+# edit it, change `notebooks/tour.py`; the notebook is made from that.
+
+# %% [markdown]
+# ## 1. Setup
+#
+# The cell looks for the checkout that the notebook lies in, or else clones `REPOSITORY`, and
+# installs hsjax from there unless it is installed.
+
+# %%
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# What `git clone` takes. Only a notebook on its own, as on Colab, needs it.
+REPOSITORY = ""
+EPOCHS = int(os.environ.get("HSJAX_TOUR_EPOCHS", "100"))  # of the training in part 4
+SHORT = EPOCHS < 20  # then the other parts are shortened as well
+
+clone = Path("hsjax-checkout")
+places = [p for p in (Path(".."), Path("."), clone) if (p / "hsjax" / "coordinates.py").is_file()]
+checkout = places[0] if places else None
+if checkout is None:
+    if not REPOSITORY:
+        raise SystemExit("set REPOSITORY above to the address of the hsjax repository")
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", REPOSITORY, str(clone)], check=True)
+    checkout = clone
+checkout = checkout.resolve()
+
+if not list(importlib.metadata.distributions(name="hsjax")):
+    tpu, gpu = importlib.util.find_spec("libtpu"), shutil.which("nvidia-smi")
+    wanted = f"{checkout}{'[tpu]' if tpu else '[cuda]' if gpu else ''}"
+    print("installing", wanted, flush=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
+    # What this session had imported before stays the old version.
+    for name in ("jax", "matplotlib", "numpy"):
+        old = getattr(sys.modules.get(name), "__version__", None)
+        if old not in (None, importlib.metadata.version(name)):
+            raise SystemExit(f"installed a newer {name}: restart this session and run it again")
+sys.path.insert(0, str(checkout))  # for configs and benchmarks, which are not installed
+
+import jax
+
+device = jax.devices()[0]
+print(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), jax {jax.__version__}")
+
+# %%
+import tempfile
+import time
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import nnx
+from IPython.display import HTML, Image, display
+from matplotlib.animation import FuncAnimation
+from scipy.special import betainc
+
+from benchmarks import measure
+from benchmarks.objective import objective
+from hsjax import batches, coordinates, data, evaluate, figures, losses, samplers, train
+from hsjax.figures import BLUE, GREEN, HALO, LINES, ORANGE, RED, describe
+
+# %% [markdown]
+# ## 2. Why high dimensions are sparse
+#
+# Three facts about $x \sim N(0, I_n)$, the prior of a VAE. Its length is $\sqrt n$, give or take
+# 0.7 at any $n$. Two of its samples are at a right angle, the more so the larger $n$. And, the same
+# fact again, from any pole its samples lie at the equator: the volume element has the factor
+# $\sin^{n-1-k} \varphi_k$ (`coordinates.log_volume`, appendix A.3), which is the density of the
+# $k$-th angle up to a constant. It is a peak at $\pi/2$, and $\cos\varphi_k$ has the standard
+# deviation $1/\sqrt{n-k+1}$.
+
+# %%
+SIZES = (2, 8, 32, 128, 512)
+gaussian = {n: jax.random.normal(jax.random.key(n), (5000, n)) for n in SIZES}
+
+figure, ((lengths, overlaps), (first, others)) = plt.subplots(
+    2, 2, figsize=(10, 7), layout="constrained"
+)
+phi = np.linspace(1e-3, np.pi - 1e-3, 500)
+
+
+def marginal(power):
+    """The density of an angle between 0 and π that is proportional to sin^power."""
+    density = np.sin(phi) ** power
+    return density / np.trapezoid(density, phi)
+
+
+for n, colour in zip(SIZES, LINES, strict=False):
+    x, style = gaussian[n], {"color": colour, "label": f"n = {n}"}
+    outline = {"histtype": "step", "density": True, "linewidth": 1.5} | style
+    lengths.hist(coordinates.radius(x) / n**0.5, bins=np.linspace(0, 2.5, 126), **outline)
+    unit = coordinates.project(x, 1.0)
+    cosine = jnp.sum(unit[::2] * unit[1::2], axis=1)
+    overlaps.hist(cosine, bins=np.linspace(-1, 1, 81), **outline)
+    if n > 2:  # its only angle is the last one, a full turn
+        first.plot(phi, marginal(n - 2), **style)
+    if n == 32:  # what the samples themselves say, for one n
+        _, angles = coordinates.to_spherical(x)
+        bars = {"bins": 60, "density": True, "color": colour, "alpha": 0.4}
+        first.hist(angles[:, 0], **bars, label="n = 32, samples")
+for k, colour in zip((1, 64, 112, 124, 126), LINES, strict=False):
+    others.plot(phi, marginal(127 - k), color=colour, label=f"k = {k}, power {127 - k}")
+describe(lengths, "Length", "‖x‖ / √n", "density")
+describe(overlaps, "Almost-orthogonality", "cosine between two samples", "density")
+describe(first, "First angle: power n − 2 of the sine", "φ₁, radians", "density")
+describe(others, "Angles of n = 128: power n − 1 − k", "φₖ, radians", "density")
+for axes in figure.axes:
+    axes.legend(fontsize=8, frameon=False)
+plt.show()
+
+# %% [markdown]
+# What that means for an island: the share of the sphere within 60° of a pole halves about every
+# five dimensions. At $n = 128$ one sample of the prior in a billion falls there.
+
+# %%
+print("   n   ‖x‖ / √n         cosine of two samples   area within 60° of a pole")
+for n in SIZES:
+    x, unit = gaussian[n], coordinates.project(gaussian[n], 1.0)
+    length = coordinates.radius(x) / n**0.5
+    cosine = jnp.sum(unit[::2] * unit[1::2], axis=1)
+    # The cap's share is half of a regularised incomplete beta function of sin² 60°.
+    cap = 0.5 * betainc((n - 1) / 2, 0.5, np.sin(np.pi / 3) ** 2)
+    print(
+        f"{n:4d}   {length.mean():.3f} ± {length.std():.3f}    {cosine.mean():6.3f} ± "
+        f"{cosine.std():.3f}         {cap:.2g}"
+    )
+
+# %% [markdown]
+# ## 3. The coordinates at work
+#
+# $x_k = r \sin\varphi_1 \cdots \sin\varphi_{k-1} \cos\varphi_k$. At $n = 3$ this is the globe with
+# axis 1 as its north pole: $\varphi_1$ is the distance from the pole, $\varphi_2$ the longitude.
+# Drag the slider to turn it, or press play.
+
+# %%
+turn = jnp.linspace(0.0, 2 * jnp.pi, 181)
+degrees = jnp.radians(jnp.arange(30.0, 180.0, 30.0))
+
+
+def on_sphere(*angles):
+    """Unit vectors [..., 3] of two arrays of angles that broadcast."""
+    angles = jnp.stack(jnp.broadcast_arrays(*angles), axis=-1)
+    return np.asarray(coordinates.to_cartesian(jnp.ones(angles.shape[:-1]), angles))
+
+
+parallels = on_sphere(degrees[:, None], turn)  # lines of one φ₁
+meridians = on_sphere(turn[:91], jnp.radians(jnp.arange(-180.0, 180.0, 30.0))[:, None])  # of one φ₂
+
+
+def draw_sphere(axes, azimuth, points, colours=BLUE, elevation=25.0):
+    """The near side of S² as seen from far away, with its lines; axis 1 points up."""
+    a, e = np.radians((azimuth, elevation))
+    view = np.array([np.sin(e), np.cos(e) * np.cos(a), np.cos(e) * np.sin(a)])
+    right = np.array([0.0, -np.sin(a), np.cos(a)])
+    screen = np.stack([right, np.cross(view, right)], axis=-1)  # [3, 2]
+
+    for curves, colour in ((parallels, ORANGE), (meridians, GREEN)):
+        flat = np.where((curves @ view > 0)[..., None], curves @ screen, np.nan)
+        axes.plot(*np.moveaxis(flat, -1, 0).swapaxes(1, 2), color=colour, linewidth=0.7, zorder=1)
+    axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.5"))
+    points = np.asarray(points)
+    near = points @ view > 0
+    shown = colours if isinstance(colours, str) else colours[near]
+    axes.scatter(*(points[near] @ screen).T, c=shown, s=9, linewidths=0, zorder=2)
+    for k, tip in enumerate(np.eye(3)):
+        if tip @ view > -0.1:
+            look = {"weight": "bold", "ha": "center", "va": "center", "path_effects": HALO}
+            axes.text(*(1.15 * tip @ screen), f"{k + 1}", **look)
+    axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+    axes.set_axis_off()
+
+
+uniform = coordinates.project(jax.random.normal(jax.random.key(0), (600, 3)), 1.0)
+
+globe = plt.figure(figsize=(4.5, 4.7))
+plt.close(globe)
+axes = globe.add_axes((0, 0, 1, 0.93))
+
+
+def frame(azimuth):
+    """One picture of the globe that turns."""
+    axes.clear()
+    draw_sphere(axes, azimuth, uniform)
+    axes.set_title("orange: one φ₁ each; green: one φ₂ each", fontsize=10)
+
+
+turning = FuncAnimation(globe, frame, frames=range(0, 360, 180 if SHORT else 20), interval=200)
+HTML(turning.to_jshtml())
+
+# %% [markdown]
+# Pushing the cosines: 600 points move down the gradient of `losses.spherical_kl`, the objective of
+# equation (4), with nothing to resist them. The paper's compression asks for $E[\cos\varphi_k] = 1$
+# and leaves their spread open; by default hsjax asks for the prior's. Both at once are impossible,
+# and the result is a compromise: most points gather, some turn away to keep the spread. The
+# targets of `configs/mnist_best.py` are mean *and* spread 0, that is, all points at the end of the
+# last axis or opposite to it. Colours are the longitudes the points started from. In a VAE the
+# reconstruction error holds the points apart.
+
+
+# %%
+def pushed(spec, steps, rate=20.0):
+    """The uniform points after some steps of gradient descent on the sphere of radius √3."""
+
+    def loss(x):
+        return losses.spherical_kl(x, jnp.ones_like(x), spec).mean_angles
+
+    def body(_, x):
+        return coordinates.project(x - rate * jax.grad(loss)(x))
+
+    return jax.jit(lambda x: jax.lax.fori_loop(0, steps, body, x))(coordinates.project(uniform))
+
+
+paper = losses.paper_spec(3, compression="full")
+spread = losses.paper_spec(3, mean_target=0.0, spread_target=0.0)
+stages = {
+    "uniform": coordinates.project(uniform),
+    "towards cos φₖ = 1, on the way": pushed(paper, 60),
+    "towards cos φₖ = 1": pushed(paper, 400),
+    "mean and spread of cos φₖ to 0": pushed(spread, 100),
+}
+figure, row = plt.subplots(1, 4, figsize=(12, 3.6), layout="constrained")
+hues = plt.get_cmap("hsv")(coordinates.to_spherical(uniform)[1][:, 1] / (2 * np.pi) + 0.5)
+hues[:, :3] *= 0.8  # legible on white
+for axes, (title, points) in zip(row, stages.items(), strict=True):
+    draw_sphere(axes, 50.0, coordinates.project(points, 1.0), hues)
+    mean = ", ".join(f"{c:.2f}" for c in coordinates.cosines(points).mean(axis=0))
+    axes.set_title(f"{title}\nmean cosines {mean}", fontsize=9)
+plt.show()
+
+# %% [markdown]
+# There and back. The angles come from `atan2` and the products of sines from sums of logarithms, so
+# that float32 loses a few units in the last place at any $n$.
+
+# %%
+print("        n   angles   largest error of the round trip, in units of r")
+for n in (4, 128, 100_000):  # 4: a 3-sphere
+    x = jax.random.normal(jax.random.key(1), (10, n))
+    radius, angles = coordinates.to_spherical(x)
+    error = jnp.abs(coordinates.to_cartesian(radius, angles) - x) / radius[:, None]
+    print(f"{n:>9,}  {angles.shape[-1]:>7,}  {error.max():.1e}")
+
+# %% [markdown]
+# ## 4. Train two VAEs side by side
+#
+# `configs/digits_standard.py` and `configs/digits_compressed.py`: the same small ResNet with
+# $n = 32$ on the 8×8 digits of scikit-learn, once with the Kullback-Leibler divergence (1), once
+# with the objective in hyperspherical coordinates (4) to (8). `main.py` does the same and keeps
+# checkpoints; here the public functions of `hsjax.train` are called one by one.
+#
+# On the right, the mean of $\cos\varphi_k$ over the test images: 0 is the equator. The two
+# regularisers measure different things, so their heights compare nothing.
+
+# %%
+digits = data.load("digits")
+images = jnp.asarray(digits.train_images)
+
+
+def prepare(name):
+    """A run of configs/NAME.py that has not begun."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.train.epochs = EPOCHS
+    config.evaluate.metrics = ("frechet", "knn", "latents")
+    if SHORT:
+        config.model.stages = (8,)
+        config.evaluate.samplers = ("prior", "projected_gaussian")
+        config.evaluate.feature_steps = 2
+    experiment, state = train.create(config, images.shape[1:], len(images))
+    return SimpleNamespace(
+        config=config,
+        experiment=experiment,
+        programs=train.programs(experiment, len(images)),
+        objective=train.objective(config),
+        model=evaluate.inference(experiment),
+        state=state,
+        rows=[],
+    )
+
+
+def train_an_epoch(run):
+    """One epoch more; its mean terms, by name, become a row."""
+    start = time.perf_counter()
+    run.state = train.train_epoch(
+        run.programs, run.objective, run.state, images, scan=train.runs_scan(run.config)
+    )
+    row = {name: float(values.mean()) for name, values in run.state.history.items()}
+    run.rows.append(row | {"seconds": time.perf_counter() - start})
+
+
+def draw_curves(panels):
+    """The two runs so far."""
+    for axes in panels:
+        axes.clear()
+    for (name, run), colour in zip(runs.items(), (BLUE, RED), strict=True):
+        epochs, style = np.arange(1, len(run.rows) + 1), {"color": colour, "label": name}
+        panels[0].plot(epochs, [row["mse"] for row in run.rows], **style)
+        panels[1].plot(epochs, [row["beta"] * row["kl"] for row in run.rows], **style)
+        test = evaluate.embed(run.model, run.state, digits.test_images, 100)
+        cosines = coordinates.cosines(test.mean).mean(axis=0)
+        panels[2].plot(np.arange(1, len(cosines) + 1), cosines, "o-", markersize=3, **style)
+    describe(panels[0], "Reconstruction error, sum over an image", "epoch")
+    describe(panels[1], "β × regulariser", "epoch")
+    describe(panels[2], f"Angles after epoch {len(run.rows)}", "k", "mean of cos φₖ")
+    figures.log_y(panels[0], [row["mse"] for run in runs.values() for row in run.rows])
+    panels[2].set_ylim(-1, 1)
+    panels[2].legend(fontsize=9, frameon=False)
+
+
+runs = {name: prepare(f"digits_{name}") for name in ("standard", "compressed")}
+
+# %%
+curves, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+plt.close(curves)  # or it would be shown once more at the end
+screen, shown = display(curves, display_id=True), time.monotonic()
+for epoch in range(1, EPOCHS + 1):
+    for run in runs.values():
+        train_an_epoch(run)
+    if epoch in (1, EPOCHS) or time.monotonic() - shown > 2.0:
+        draw_curves(panels)
+        screen.update(curves)
+        shown = time.monotonic()
+
+for name, run in runs.items():
+    run.step = float(np.median([row["seconds"] for row in run.rows])) / run.experiment.steps
+    print(f"{name}: mse {run.rows[-1]['mse']:.3f}, {1e3 * run.step:.2f} ms a step (median)")
+
+# %% [markdown]
+# ## 5. Look at the latents
+#
+# `evaluate.evaluate` embeds the data, measures, samples and decodes. Samplers are fitted to the
+# means of the training images. The distance is the Fréchet distance between the features of a
+# small classifier, of 360 samples each: it is not a FID, and from one seed and so few images small
+# differences mean nothing.
+
+# %%
+for run in runs.values():
+    run.found = evaluate.evaluate(run.config, run.experiment, run.model, run.state, digits)
+
+numbers = {name: run.found.numbers for name, run in runs.items()}
+print(f"{'':42}" + "".join(f"{name:>12}" for name in runs))
+for text, key in (
+    ("test MSE (sum), z = μ", "mse_sum"),
+    ("test MSE (sum), z sampled", "mse_sum_sampled_z"),
+    ("k-NN accuracy of the latents", "knn_accuracy"),
+):
+    print(f"{text:42}" + "".join(f"{numbers[name][key]:12.3f}" for name in runs))
+for text, key in (
+    ("mean length of μ", "radius_mean"),
+    ("mean cosine between two latents", "overlap_mean"),
+    ("effective rank", "effective_rank"),
+):
+    print(f"{text:42}" + "".join(f"{numbers[name]['latents'][key]:12.3f}" for name in runs))
+judged = {name: numbers[name]["generation"][0] for name in runs}
+distance = judged["standard"]["distance"]
+for key, to in (("to_test", "test images"), ("to_reconstructions", "reconstructions")):
+    print(f"{distance} of samples to {to}")
+    for sampler in judged["standard"]["samplers"]:
+        cells = (f"{judged[name]['samplers'][sampler][key]:12.1f}" for name in runs)
+        print(f"  {sampler:40}" + "".join(cells))
+
+# %% [markdown]
+# Of each pair of pictures the standard VAE comes first. To begin with, the 32 coordinates averaged
+# in three groups and put on S², the paper's figure 1b: all around the sphere, or on an island.
+
+# %%
+folder = Path(tempfile.mkdtemp(prefix="hsjax-tour-"))
+
+
+def show(draw, *arguments, **keywords):
+    """A picture of hsjax.figures, which draws to a file."""
+    draw(folder / "picture.png", *arguments, **keywords)
+    display(Image((folder / "picture.png").read_bytes(), width=760))
+
+
+for name, run in runs.items():
+    show(figures.groups_on_sphere, run.found.arrays["groups"], digits.test_labels, name)
+
+# %% [markdown]
+# The cosines of the angles. The paper's compression asks for 1 everywhere, which cannot be reached:
+# $\cos\varphi_1 = 1$ leaves nothing for the other coordinates.
+
+# %%
+for name, run in runs.items():
+    arrays = run.found.arrays
+    show(figures.angle_profile, arrays["cosine_mean"], arrays["cosine_spread"], name)
+
+# %% [markdown]
+# The cosines between pairs of latents. The standard VAE's are wider than those of uniform
+# directions: it uses only some of its 32 coordinates, see the effective rank above.
+
+# %%
+for name, run in runs.items():
+    edges, counts = run.found.arrays["overlap_edges"], run.found.arrays["overlap_counts"]
+    show(figures.overlap_histogram, edges, counts, name, dimension=run.config.model.latent_dim)
+
+# %% [markdown]
+# Samples under each sampler. A compressed VAE has to be sampled on its island: under the prior and
+# on the whole sphere its images are far worse than the standard VAE's. Comparing a law fitted to
+# the island with the *prior* of the standard VAE, as the paper does, compares two samplers as well
+# as two models; a fitted law can help the standard VAE, too, see `projected_gmm` in the table.
+
+# %%
+for name, run in runs.items():
+    show(figures.panels, run.found.panels, name)
+
+# %% [markdown]
+# By hand, a sampler and an interpolation along the sphere:
+
+# %%
+for name, run in runs.items():
+    means = evaluate.embed(run.model, run.state, digits.train_images, 100).mean
+    parameters = samplers.projected_gaussian.fit(means)
+    z = samplers.projected_gaussian.sample(parameters, jax.random.key(2), 10)
+    pairs = ((0, 1), (3, 4), (5, 6))
+    path = [samplers.slerp(means[i], means[j], jnp.linspace(0, 1, 10)) for i, j in pairs]
+    decoded = evaluate.decode(run.model, run.state, np.concatenate([z, *path]), 20)
+    labels = [f"a {digits.train_labels[i]} to a {digits.train_labels[j]}" for i, j in pairs]
+    figure, axes = plt.subplots(figsize=(7, 2.9), layout="constrained")
+    axes.imshow(figures.tile(decoded, columns=10))
+    axes.set_yticks([4, 13, 22, 31], ["samples", *labels], fontsize=9)
+    axes.set_xticks([])
+    axes.set_title(name, fontsize=10)
+    plt.show()
+
+# %% [markdown]
+# ## 6. What the objective costs
+#
+# Value and gradient of the regulariser alone, at batch 200: the plain divergence (1); the spherical
+# objective as `hsjax.losses` computes it, with a running sum and a derivative in closed form, O(n);
+# and the same objective by the $n \times n$ mask that the paper describes, O(n²). The first two are
+# run in turns, so that whatever else the machine does slows both; the mask comes last, because the
+# memory it takes slows what follows. The numbers are medians over rounds.
+
+# %%
+BATCH, ROUNDS = 200, 3 if SHORT else 9
+
+
+def timed(n, forms):
+    """Milliseconds of value and gradient of these forms, run in turns."""
+    key = jax.random.key(n)
+    mean = jax.random.normal(key, (BATCH, n))
+    log_variance = 0.1 * jax.random.normal(jax.random.fold_in(key, 1), (BATCH, n))
+    spec = losses.paper_spec(n)
+
+    def call(statistics):
+        def spherical(mean, log_variance):
+            return objective(statistics, spec, mean, jnp.exp(0.5 * log_variance))
+
+        form = losses.gaussian_kl if statistics is None else spherical
+        program = jax.jit(jax.value_and_grad(form, (0, 1))).lower(mean, log_variance).compile()
+        return lambda: program(mean, log_variance)
+
+    calls = {name: call(statistics) for name, statistics in forms.items()}
+    seconds = measure.interleave(calls, ROUNDS, calls=4)
+    return {name: 1e3 * float(np.median(row)) for name, row in seconds.items()}
+
+
+sizes = (32, 64) if SHORT else (32, 64, 128, 256)
+in_turns = {"plain KLD": None, "spherical, O(n)": losses.batch_statistics}
+times = {n: timed(n, in_turns) for n in sizes}
+for n in sizes:
+    times[n] |= timed(n, {"spherical, n × n mask": measure.masked_statistics})
+print(f"{'n':>4}" + "".join(f"{name + ', ms':>27}" for name in times[sizes[0]]))
+for n, row in times.items():
+    print(f"{n:>4}" + "".join(f"{value:>27.3f}" for value in row.values()))
+print(f"a whole training step of part 4 (n = 32, batch 100): {1e3 * runs['standard'].step:.2f} ms")
+
+figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+for name, colour in zip(times[sizes[0]], (BLUE, RED, ORANGE), strict=True):
+    axes.plot(sizes, [times[n][name] for n in sizes], "o-", color=colour, label=name)
+axes.set_xscale("log", base=2)
+axes.set_xticks(sizes, sizes)
+axes.set_yscale("log")
+describe(axes, f"Value and gradient, batch {BATCH}", "n", "milliseconds")
+axes.legend(fontsize=9, frameon=False)
+plt.show()
+
+# %% [markdown]
+# How to read them: what counts is the difference to the plain divergence beside a whole training
+# step, and that step grows with the network and the images. On an accelerator the short times are
+# mostly that of starting a program, so they hardly grow with $n$. For the overhead of a real
+# training step against $n$ run `python -m benchmarks.overhead`;
+# [docs/performance.md](../docs/performance.md) has a table.
+
+# %% [markdown]
+# ## 7. Drop the loss into a model of your own
+#
+# Three lines of hsjax, marked below: project $z$ before the decoder, take the terms, add them up.
+# First a plain VAE of one hidden layer on either side, in Flax NNX.
+
+# %%
+N = 16
+x_train = batches.prepare(images).reshape(len(images), -1)  # [1437, 64] in [0, 1]
+
+
+class MLP(nnx.Module):
+    """A VAE of one hidden layer on either side."""
+
+    def __init__(self, pixels, n, hidden=128, *, rngs):
+        self.inwards = nnx.Linear(pixels, hidden, rngs=rngs)
+        self.latent = nnx.Linear(hidden, 2 * n, rngs=rngs)
+        self.outwards = nnx.Linear(n, hidden, rngs=rngs)
+        self.pixels = nnx.Linear(hidden, pixels, rngs=rngs)
+
+    def __call__(self, x, key):
+        """[batch, pixels] -> μ [batch, n], σ [batch, n] and reconstructions [batch, pixels]."""
+        mean, log_variance = jnp.split(self.latent(nnx.relu(self.inwards(x))), 2, axis=-1)
+        std = jnp.exp(0.5 * log_variance)
+        z = mean + std * jax.random.normal(key, mean.shape)
+        z = coordinates.project(z)  # hsjax
+        return mean, std, nnx.sigmoid(self.pixels(nnx.relu(self.outwards(z))))
+
+
+spec = losses.paper_spec(N, compression="full", angle_gain=1.0)
+
+
+@nnx.jit
+def nnx_step(model, optimizer, x, key):
+    """One step of Adam; returns the terms of the loss."""
+
+    def loss_of(model):
+        mean, std, output = model(x, key)
+        mse = losses.squared_error(x, output)
+        terms = losses.spherical_kl(mean, std, spec)  # hsjax
+        loss = mse + losses.total(terms, spec)  # hsjax
+        return loss, {"loss": loss, "mse": mse, **terms._asdict()}
+
+    gradients, terms = nnx.grad(loss_of, has_aux=True)(model)
+    optimizer.update(model, gradients)
+    return terms
+
+
+def told(epoch, terms):
+    """The terms of a step as a line."""
+    values = "  ".join(f"{name} {float(value):.3f}" for name, value in terms.items())
+    print(f"epoch {epoch:>2}  {values}")
+
+
+model = MLP(x_train.shape[1], N, rngs=nnx.Rngs(0))
+optimizer = nnx.Optimizer(model, optax.adam(2e-3), wrt=nnx.Param)
+key, last = jax.random.key(0), min(EPOCHS, 30)
+for epoch in range(1, last + 1):
+    order_key, noise_key = jax.random.split(jax.random.fold_in(key, epoch))
+    for index, rows in enumerate(batches.epoch_order(order_key, len(x_train), 100)):
+        terms = nnx_step(model, optimizer, x_train[rows], jax.random.fold_in(noise_key, index))
+    if epoch in (1, 2, 5, 10, 20, last):
+        told(epoch, terms)
+
+# %% [markdown]
+# The same in another style: JAX alone, the parameters a dictionary of arrays, an epoch one
+# `lax.scan`. Its targets are those of `configs/mnist_best.py`, mean and spread of the cosines to 0.
+# A `Spec` is a pytree and goes through `jit` as an argument: another target doesn't compile again.
+
+
+# %%
+def initial(key, pixels, n, hidden=128):
+    """Weights and biases by name."""
+    sizes = {"in": (pixels, hidden), "latent": (hidden, 2 * n), "out": (n, hidden)}
+    sizes["pixels"] = (hidden, pixels)
+    keys = jax.random.split(key, len(sizes))
+    return {
+        name: (jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b))
+        for k, (name, (a, b)) in zip(keys, sizes.items(), strict=True)
+    }
+
+
+def loss_of(params, spec, x, key):
+    """The loss of a batch [batch, pixels], and its terms."""
+
+    def layer(name, y):
+        weights, bias = params[name]
+        return y @ weights + bias
+
+    mean, log_variance = jnp.split(layer("latent", jax.nn.relu(layer("in", x))), 2, axis=-1)
+    std = jnp.exp(0.5 * log_variance)
+    z = coordinates.project(mean + std * jax.random.normal(key, mean.shape))  # hsjax
+    output = jax.nn.sigmoid(layer("pixels", jax.nn.relu(layer("out", z))))
+    mse = losses.squared_error(x, output)
+    terms = losses.spherical_kl(mean, std, spec)  # hsjax
+    loss = mse + losses.total(terms, spec)  # hsjax
+    return loss, {"loss": loss, "mse": mse, **terms._asdict()}
+
+
+adam = optax.adam(2e-3)
+
+
+@jax.jit
+def jax_epoch(params, state, spec, key):
+    """All batches of an epoch; returns the terms of its last step."""
+    order_key, noise_key = jax.random.split(key)
+    order = batches.epoch_order(order_key, len(x_train), 100)
+
+    def step(carry, batch):
+        params, state = carry
+        rows, key = batch
+        gradients, terms = jax.grad(loss_of, has_aux=True)(params, spec, x_train[rows], key)
+        updates, state = adam.update(gradients, state)
+        return (optax.apply_updates(params, updates), state), terms
+
+    keys = jax.random.split(noise_key, len(order))
+    (params, state), terms = jax.lax.scan(step, (params, state), (order, keys))
+    return params, state, jax.tree.map(lambda values: values[-1], terms)
+
+
+params = initial(jax.random.key(1), x_train.shape[1], N)
+state = adam.init(params)
+spread = losses.paper_spec(N, mean_target=0.0, spread_target=0.0, angle_gain=3.0)
+for epoch in range(1, last + 1):
+    params, state, terms = jax_epoch(params, state, spread, jax.random.fold_in(key, epoch))
+    if epoch in (1, 2, 5, 10, 20, last):
+        told(epoch, terms)
+
+# %% [markdown]
+# ## 8. Where to go next
+#
+# - A whole run, with checkpoints, TensorBoard files and the pictures above:
+#   `python main.py --config=configs/digits_compressed.py`; the README lists the configs for MNIST
+#   and CIFAR10.
+# - Whether compression generates better, at equal reconstruction error:
+#   `python -m benchmarks.tradeoff --quick`, and [docs/results.md](../docs/results.md).
+# - What it costs on your accelerator: `python -m benchmarks.overhead`, and
+#   [docs/performance.md](../docs/performance.md).
+# - Every field of a config: [configs/default.py](../configs/default.py).
+# - The code, mathematics first: [coordinates.py](../hsjax/coordinates.py), then
+#   [losses.py](../hsjax/losses.py), [models.py](../hsjax/models.py) and
+#   [train.py](../hsjax/train.py).
