@@ -59,11 +59,11 @@ def test_throughput_counts_images():
     assert row["ours_over"]["PyTorch"]["median"] == pytest.approx(2)
 
 
-def test_throughput_times_the_evaluation_of_a_run(monkeypatch):
-    config = throughput.config_of("float32", 4)
-    config.model.stages = (2, 4)
+def test_throughput_times_the_evaluation_of_a_run(config, monkeypatch):
     monkeypatch.setattr(throughput, "config_of", lambda dtype, batch: config)
-    times = throughput.evaluation("float32", batch=4, rounds=2, batches=1)
+    monkeypatch.setattr(throughput, "SHAPE", (6, 10, 1))  # those of the config's data, so that
+    monkeypatch.setattr(throughput, "COUNT", 44)  # the programs are those of other tests
+    times = throughput.evaluation("float32", batch=8, rounds=2, batches=1)
     assert list(times) == ["ours"]
     assert times["ours"].shape == (2,)
 
