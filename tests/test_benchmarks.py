@@ -52,7 +52,7 @@ def test_latents_scaled_by_one_are_those_that_evaluate_judges(config, tmp_path):
 
 
 def test_throughput_counts_images():
-    """A turn of 3 batches of 5 images in 0.3 s is 50 images a second."""
+    """Batches of 5 images in 0.1 s each are 50 images a second."""
     times = {"ours": np.full(4, 0.1), "PyTorch": np.full(4, 0.2)}
     row = throughput.row_of("training", "float32", 5, times)
     assert row["images_per_second"] == {"ours": pytest.approx(50), "PyTorch": pytest.approx(25)}
