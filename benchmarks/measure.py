@@ -62,12 +62,13 @@ def cumulative_statistics(x, eps):
     return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
 
 
-def write(path: Path, rows: list[dict]) -> None:
-    """Rows with the machine and the versions they were measured with."""
+def write(path: Path, rows: list[dict], **about) -> None:
+    """Rows with the machine, the versions and what else they were measured with."""
     device = jax.devices()[0]
     head = {
         "device": f"{device.device_kind} ({device.platform}), {platform.machine()}",
         "versions": {name: version(name) for name in ("jax", "flax", "numpy")},
+        **about,
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

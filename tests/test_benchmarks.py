@@ -1,13 +1,15 @@
 """The benchmarks compare ways to the same numbers, and say what they measured."""
 
 import json
+import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import measure, objective, overhead, scale
-from hsjax import experiment, losses
+from benchmarks import measure, objective, overhead, scale, startup, throughput
+from hsjax import batches, data, evaluate, experiment, losses, train
 from hsjax.config import UserError
 
 
@@ -22,8 +24,9 @@ def test_objective_rows(tmp_path):
     row = objective.measure(batch=8, n=6, rounds=2)
     assert row["over_ours"]["ours gradient"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert {"ours gradient", "autodiff gradient", "masked gradient"} < set(row["milliseconds"])
-    measure.write(tmp_path / "a" / "o.json", [row])
-    assert json.loads((tmp_path / "a" / "o.json").read_text())["rows"] == [row]
+    measure.write(tmp_path / "a" / "o.json", [row], threads=3)
+    written = json.loads((tmp_path / "a" / "o.json").read_text())
+    assert (written["rows"], written["threads"]) == ([row], 3)
 
 
 def test_overhead_measures_the_form_it_names():
@@ -46,3 +49,160 @@ def test_latents_scaled_by_one_are_those_that_evaluate_judges(config, tmp_path):
     assert len({row["projected_gmm"] for row in rows}) == len(rows)
     with pytest.raises(UserError, match="train it first"):
         scale.measure(tmp_path, count=5000)
+
+
+def test_throughput_counts_images():
+    """Batches of 5 images in 0.1 s each are 50 images a second."""
+    times = {"ours": np.full(4, 0.1), "PyTorch": np.full(4, 0.2)}
+    row = throughput.row_of("training", "float32", 5, times)
+    assert row["images_per_second"] == {"ours": pytest.approx(50), "PyTorch": pytest.approx(25)}
+    assert row["ours_over"]["PyTorch"]["median"] == pytest.approx(2)
+
+
+def test_throughput_times_the_evaluation_of_a_run(config, monkeypatch):
+    monkeypatch.setattr(throughput, "config_of", lambda dtype, batch: config)
+    monkeypatch.setattr(throughput, "SHAPE", (6, 10, 1))  # those of the config's data, so that
+    monkeypatch.setattr(throughput, "COUNT", 44)  # the programs are those of other tests
+    times = throughput.evaluation("float32", batch=8, rounds=2, batches=1)
+    assert list(times) == ["ours"]
+    assert times["ours"].shape == (2,)
+
+
+def test_throughput_without_pytorch_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(sys, "argv", ["throughput", "--torch"])
+    with pytest.raises(SystemExit, match="2"):
+        throughput.main()
+    assert "--torch needs PyTorch" in capsys.readouterr().err
+
+
+def test_startup_stages_add_up(config, monkeypatch):
+    def load(config):
+        return data.load(config.data.name, config.data.dir)
+
+    monkeypatch.setattr(experiment, "_built", experiment._built.__wrapped__)  # a new process
+    begin = time.monotonic()
+    seconds = startup.first_step(config, load, begin)
+    elapsed = time.monotonic() - begin
+    assert tuple(seconds) == startup.STAGES
+    assert all(0 < s for s in seconds.values())
+    assert 0.5 * elapsed < sum(seconds.values()) <= elapsed
+
+
+@pytest.mark.slow
+def test_a_warm_start_reads_what_the_cold_one_compiled():
+    cold, warm = startup.measure("digits_compressed", rounds=1)
+    assert warm["seconds"]["compile"] < 0.5 * cold["seconds"]["compile"]
+    assert warm["seconds"]["initial"] < 0.5 * cold["seconds"]["initial"]
+
+
+def as_torch(tree, model) -> dict[str, np.ndarray]:
+    """Our parameters, statistics or gradients by PyTorch's names and in its layout."""
+    channels, height, width = model.decoder.small
+    features = np.arange(height * width * channels).reshape(height, width, channels)
+    features = features.transpose(2, 0, 1).ravel()
+    names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    arrays = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        *module, kind = (str(key.key) for key in path)
+        name = ".".join([*module, names.get(kind, kind)])
+        x = np.asarray(leaf)
+        if name.startswith(("decoder.head.", "decoder.norm.")):
+            x = x[..., features]
+        if name == "encoder.head.weight":
+            x = x[features]
+        if kind == "kernel":
+            x = x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
+        arrays[name] = x.copy()
+    return arrays
+
+
+@pytest.fixture
+def twins():
+    """Our network and one in PyTorch with its parameters and statistics; none is a round number."""
+    torch_vae = pytest.importorskip("benchmarks.torch_vae", exc_type=ImportError)
+    config = throughput.config_of("float32", 6)
+    config.model.latent_dim, config.model.stages = 5, (2, 4)
+    tiny, state = train.create(config, (8, 12, 3), 6)
+    leaves, structure = jax.tree.flatten((state.params, state.batch_stats))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [x + 0.2 * jax.random.uniform(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    params, batch_stats = jax.tree.unflatten(structure, leaves)
+    state = state._replace(params=params, batch_stats=batch_stats)
+
+    def twin(dtype="float32"):
+        model = torch_vae.VAE(tiny.shape, 5, (2, 4), getattr(torch_vae.torch, dtype))
+        arrays = as_torch(params, model) | as_torch(batch_stats, model)
+        model.load_state_dict(torch_vae.tensors(arrays))  # refuses a missing or unknown name
+        return model
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 12, 3), dtype=np.uint8)
+    return torch_vae, config, tiny, state, twin, images
+
+
+def test_pytorch_network_is_the_same(twins):
+    torch_vae, _, tiny, state, twin, images = twins
+    ours = evaluate.inference(tiny)
+    latent = ours.encode(state, images)
+    for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 0.05)):
+        other = torch_vae.inference(twin(dtype), "cpu")
+        for a, b in zip(latent, other.encode(None, images), strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+        z = np.asarray(latent.mean)
+        a, b = ours.decode(state, z), other.decode(None, z)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    full = torch_vae.VAE(throughput.SHAPE, throughput.N)
+    assert sum(p.numel() for p in full.parameters()) == 882_323
+    for module in full.modules():
+        if isinstance(module, torch_vae.nn.modules.batchnorm._BatchNorm):
+            assert (module.momentum, module.eps) == (pytest.approx(1 - 0.9), 1e-5)
+
+
+def test_pytorch_terms_and_gradients_are_the_same(twins):
+    """In training mode, for the step that updates both at once and for the one that doesn't."""
+    torch_vae, config, tiny, state, twin, images = twins
+    torch = torch_vae.torch
+    objective = train.objective(config)
+    noise = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+
+    @jax.jit
+    def gradient(params):
+        def loss_of(params):
+            model = tiny.model(params, state.batch_stats)
+            x = batches.prepare(images)
+            latent = model.encode(x, train=True)
+            output = model.decode(latent.mean + latent.std * noise, train=True)
+            parts = train.regulariser("spherical", latent, objective.spec)
+            mse = losses.squared_error(x, output)
+            return mse + objective.beta * parts.pop("kl"), (mse, parts)
+
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    (loss, (mse, parts)), ours = gradient(state.params)
+    other = torch_vae.tensors(objective)
+    x = torch_vae.prepare(torch.tensor(images).permute(0, 3, 1, 2))
+    model = twin()
+    with torch.no_grad():
+        latent = model.encoder(x)
+        output = model.decode(torch_vae.sample(latent, torch.tensor(noise)))
+        found = [torch_vae.loss(x, output, latent, other), torch_vae.squared_error(x, output)]
+        found += torch_vae.spherical_kl(latent, other.spec)
+    expected = [loss, mse, *(parts[name] for name in losses.SphericalTerms._fields)]
+    np.testing.assert_allclose([float(t) for t in found], expected, rtol=1e-4)
+
+    ours = as_torch(ours, model)
+    largest = max(np.abs(g).max() for g in ours.values())
+    for form in (torch_vae.joint, torch_vae.two_updates):
+        model = twin()
+        step = form(model, other, 1e-3)
+        step(x, torch.tensor(noise))
+        for name, parameter in model.named_parameters():
+            np.testing.assert_allclose(
+                parameter.grad, ours[name], rtol=1e-3, atol=1e-5 * largest, err_msg=name
+            )
+        before = [p.detach().clone() for p in model.parameters()]
+        pictures = torch.tensor(images).permute(0, 3, 1, 2)
+        torch_vae.trainer(step, pictures, torch.arange(6)[None], 5)()
+        pairs = zip(before, model.parameters(), strict=True)
+        assert all(not torch.equal(a, b) for a, b in pairs)

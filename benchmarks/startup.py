@@ -1,0 +1,181 @@
+"""From the command to the first training step, by stages, without and with a compilation cache.
+
+    python -m benchmarks.startup [--quick] [--out=FILE.json]
+
+Every start is a process of its own that goes the way of main.py up to the first step (on an
+accelerator, the first epoch, which is one program). A cold start has an empty compilation cache; a
+warm one has what the cold one before it wrote. `cifar_compressed` is that network on 2000 images of
+noise. The stages, in seconds, one after the other:
+
+    import    from the command until everything is imported
+    data      the data set on the device, whose backend starts here
+    initial   workdir, initial state and logs: mostly the program of the initial state
+    order     the program that orders an epoch's images
+    trace, lower, compile    the program of a step
+    step      the first step
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.measure import text, write
+from hsjax import data, experiment, train
+
+STAGES = ("import", "data", "initial", "order", "trace", "lower", "compile", "step")
+CONFIGS = ("digits_compressed", "cifar_compressed")
+
+
+class _FirstStep(Exception):
+    """Ends a run after its first step."""
+
+
+class _Staged:
+    """A jitted function that ends a stage when it has been traced, lowered and compiled."""
+
+    def __init__(self, jitted, end, stages):
+        self.jitted, self.end, self.stages = jitted, end, stages
+
+    def __call__(self, *arguments):
+        return self.jitted(*arguments)
+
+    def lower(self, *arguments):
+        before, trace, lower, _ = self.stages
+        self.end(before)
+        traced = self.jitted.trace(*arguments)
+        self.end(trace)
+        self.lowered = traced.lower()
+        self.end(lower)
+        return self
+
+    def compile(self):
+        compiled = self.lowered.compile()
+        self.end(self.stages[-1])
+        return compiled
+
+
+def first_step(config, load, begin: float) -> dict[str, float]:
+    """Train a config up to its first step: the seconds of each stage.
+
+    Args:
+      config: of the run.
+      load: config -> its data set.
+      begin: when the command was given, by time.monotonic.
+    """
+    seconds = dict.fromkeys(STAGES, 0.0)
+
+    def end(stage):
+        seconds[stage] = time.monotonic() - begin - sum(seconds[s] for s in STAGES if s != stage)
+
+    def staged(*arguments):
+        programs = build(*arguments)
+        step = ("order", "trace", "lower", "compile")
+        return train.Programs(
+            order=_Staged(programs.order, end, ("initial", "order", "order", "order")),
+            step=_Staged(programs.step, end, step),
+            epoch=_Staged(programs.epoch, end, step),
+        )
+
+    def one_step(programs, objective, state, images, *, scan, **_):
+        run = programs.epoch if scan else programs.step
+        jax.block_until_ready(run(objective, state, images, programs.order(state)))
+        end("step")
+        raise _FirstStep
+
+    end("import")
+    dataset = load(config)
+    images = jax.block_until_ready(jnp.asarray(dataset.train_images))
+    end("data")
+    build = train.programs
+    with (
+        tempfile.TemporaryDirectory() as workdir,
+        mock.patch.object(train, "programs", staged),
+        mock.patch.object(train, "train_epoch", one_step),
+    ):
+        try:
+            experiment.train_and_evaluate(
+                config, workdir, dataset=dataset._replace(train_images=images)
+            )
+        except _FirstStep:
+            pass
+    return seconds
+
+
+def dataset_of(config) -> data.Dataset:
+    """The config's data, or noise in place of what is not bundled."""
+    if config.data.name == "digits":
+        return data.load(config.data.name, config.data.dir)
+    images = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
+    return data.Dataset("noise", images, None, images[:200], None)
+
+
+def start(name: str, cache: str) -> dict[str, float]:
+    """The stages of one start, in a process of its own."""
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.startup", f"--start={name}", f"--begin={begin}"],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str, rounds: int) -> list[dict]:
+    """The rows of the table for one config: cold and warm starts, in turn."""
+    starts = {"cold": [], "warm": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            for found in starts.values():
+                found.append(start(name, cache))
+    return [row_of(name, kind, found) for kind, found in starts.items()]
+
+
+def row_of(name: str, kind: str, starts: list[dict[str, float]]) -> dict:
+    """Medians of the stages; median and quartiles of their sum."""
+    low, median, high = np.quantile([sum(s.values()) for s in starts], (0.25, 0.5, 0.75))
+    return {
+        "config": name,
+        "start": kind,
+        "seconds": {stage: float(np.median([s[stage] for s in starts])) for stage in STAGES},
+        "total": {"median": float(median), "low": float(low), "high": float(high)},
+        "starts": starts,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two rounds")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/startup.json"))
+    parser.add_argument("--start", choices=CONFIGS, help=argparse.SUPPRESS)  # what `start` runs
+    parser.add_argument("--begin", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.start:
+        config = importlib.import_module(f"configs.{arguments.start}").get_config()
+        print(json.dumps(first_step(config, dataset_of, arguments.begin)))
+        return
+    print(f"{'config':>18}  start" + "".join(f"{s:>9}" for s in STAGES) + "  total, s")
+    rows = []
+    for name in CONFIGS:
+        for row in measure(name, rounds=2 if arguments.quick else 7):
+            rows.append(row)
+            stages = "".join(f"{row['seconds'][s]:>9.2f}" for s in STAGES)
+            print(f"{name:>18}  {row['start']:>5}{stages}  {text(row['total'])}", flush=True)
+    write(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()
