@@ -59,6 +59,8 @@ class Checkpoints:
         """Write a pytree of arrays as the checkpoint of this step, unless there is one."""
         if not self._manager or step in self.steps():
             return
+        if jax.process_count() > 1:
+            state = jax.device_get(state)  # orbax refuses the arrays of a single process
         self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
         folder = self.folder / str(step)
         (folder / _SUMS).write_text(json.dumps(_sums(folder)))

@@ -1,4 +1,4 @@
-"""The devices of a run, on one host or several: batches are cut along an axis `data` of all of them.
+"""The devices of a run, on one host or several: they share each batch along one axis, `data`.
 
 All else is on every device. With a single device, nothing here adds an operation to a program.
 """
@@ -47,10 +47,11 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     """Within jit: each of `devices` (all if None) computes its share of the rows [batch, ...].
 
-    What is summed or averaged over the rows stays the sum or mean of the whole batch.
+    What is summed or averaged over the rows stays the sum or mean of the whole batch. Rows that
+    can't be shared evenly are all computed by every device.
     """
     devices = devices or jax.devices()
-    if len(devices) == 1:
+    if len(batch) % len(devices) or len(devices) == 1:
         return batch
     return lax.with_sharding_constraint(batch, _along(PartitionSpec("data"), devices))
 
@@ -79,11 +80,27 @@ def connect(
         jax.distributed.initialize(*given, shutdown_timeout_seconds=60)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes of the run can't be joined ({reason(error)}): on a cluster that JAX "
-            "doesn't know, give --coordinator=HOST:PORT --processes=N --process=I"
+            f"the processes of the run can't be joined ({reason(error)}): check --coordinator="
+            "HOST:PORT --processes=N --process=I, which a cluster unknown to JAX needs"
         ) from error
-    if jax.process_index():
+    sys.excepthook = _end_at_once
+    if not is_first():
         sys.stdout = open(os.devnull, "w")
+
+
+def _end_at_once(kind, error, trace) -> None:
+    """Leaving in order would wait for the other processes, and they for this one."""
+    if issubclass(kind, jax.errors.JaxRuntimeError):
+        text = str(error).replace("Error dispatching computation: ", "")[:200]
+        print(
+            f"error: this process or another one of the run failed ({' '.join(text.split())}): "
+            "start all of them again to continue",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def is_first() -> bool:
