@@ -13,6 +13,12 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config name> if not given")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Train with a process per host: TPU slice, SLURM, Open MPI"
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "The same elsewhere: HOST:PORT of process 0")
+PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many there are")
+PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -37,7 +43,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     import jax
 
-    from hsjax import experiment
+    from hsjax import devices, experiment
     from hsjax.config import UserError
     from hsjax.files import user_cache
 
@@ -48,7 +54,12 @@ def main(_) -> None:
     name = Path(FLAGS["config"].config_filename).stem
     workdir = WORKDIR.value or str(Path("runs") / name)
     run = {"train": experiment.train_and_evaluate, "evaluate": experiment.evaluate}[MODE.value]
+    processes = COORDINATOR.value, PROCESSES.value, PROCESS.value
     try:
+        if DISTRIBUTED.value or processes != (None, None, None):
+            if MODE.value == "evaluate":
+                raise UserError("--mode=evaluate takes one process: leave --distributed out")
+            devices.connect(*processes)
         run(CONFIG.value, workdir)
     except UserError as error:
         _fail(error, 2)

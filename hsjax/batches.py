@@ -25,6 +25,19 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+def check_divisible(count: int, batch_size: int, devices: int) -> None:
+    """Raise a UserError unless so many devices can share a batch of `count` images evenly."""
+    if batch_size % devices == 0:
+        return
+    below = batch_size // devices * devices
+    sizes = [str(size) for size in (below, below + devices) if 0 < size <= count]
+    make = f"make it {' or '.join(sizes)}, or let" if sizes else "let"
+    raise UserError(
+        f"train.batch_size={batch_size} can't be shared evenly by {devices} devices: "
+        f"{make} JAX see fewer of them"
+    )
+
+
 def epoch_order(key: Array, count: int, batch_size: int) -> Array:
     """Indices of an epoch's batches, int32 [steps, batch_size].
 

@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from hsjax import devices
 from hsjax.config import UserError
 
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
@@ -22,31 +23,44 @@ class Checkpoints:
     Orbax writes each one to a temporary folder and renames it, so a killed run leaves no half of
     one. A file damaged later (a full disk, a broken copy) is found by its SHA-256: orbax reads
     some damage as numbers.
+
+    Of several processes the first one reads and writes; in the others the folder seems empty.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False
-            ),
-        )
+        self._manager = None
+        if devices.is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                    create=False,  # orbax can't, alone
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        active_processes={0}, barrier_sync_key_prefix="first"
+                    ),
+                ),
+            )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._manager.close()
+        if self._manager:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, oldest first, good or not."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._manager.all_steps()) if self._manager else []
 
     def save(self, step: int, state: Any) -> None:
         """Write a pytree of arrays as the checkpoint of this step, unless there is one."""
-        if step in self.steps():
+        if not self._manager or step in self.steps():
             return
+        if jax.process_count() > 1:
+            state = jax.device_get(state)  # orbax refuses the arrays of a single process
         self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
         folder = self.folder / str(step)
         (folder / _SUMS).write_text(json.dumps(_sums(folder)))

@@ -1,5 +1,6 @@
 """A trained model -> one dictionary of numbers, and the arrays that the figures are drawn from."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from clu import metrics
 from jax import Array
 from ml_collections import ConfigDict
 
-from hsjax import batches, data, train
+from hsjax import batches, data, devices, train
 from hsjax.config import UserError
 from hsjax.metrics import features, generation, latents, neighbours
 from hsjax.models import Latent
@@ -31,15 +32,17 @@ def inference(experiment: train.Experiment, latent_scale: float = 1.0) -> Infere
     """The functions of a run's model on images as they are in the data.
 
     The decoder gets its latents times latent_scale, after the projection if the model projects.
+    The devices of this process share the rows of what they are given; a state is on all of them.
     """
+    split = functools.partial(devices.split, devices=jax.local_devices())
 
     def encode(state, images):
         model = experiment.model(state.params, state.batch_stats)
-        return model.encode(experiment.pad(batches.prepare(images)))
+        return model.encode(experiment.pad(batches.prepare(split(images))))
 
     def decode(state, z):
         model = experiment.model(state.params, state.batch_stats)
-        return experiment.crop(model.decode(z, scale=latent_scale))
+        return experiment.crop(model.decode(split(z), scale=latent_scale))
 
     def errors(state, images, z):
         return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
@@ -149,7 +152,7 @@ def evaluate(
       config: of the run; its `sample` and `evaluate` fields say what is judged.
       experiment: of the run.
       model: its inference functions.
-      state: to be judged.
+      state: to be judged, on every device of this process.
       dataset: of the run.
       say: told what is being done.
 
@@ -157,6 +160,7 @@ def evaluate(
       UserError: a feature network that can't be had, or outputs that are not finite.
     """
     wanted, batch_size = config.evaluate, config.train.batch_size
+    batch_size += -batch_size % jax.local_device_count()
     noise_key, sample_key = jax.random.split(jax.random.key(config.seed))
     images, labels = dataset.test_images, dataset.test_labels
     labelled = dataset.train_labels is not None and labels is not None

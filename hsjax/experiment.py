@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 import time
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from hsjax import data, figures, report, train
+from hsjax import batches, data, devices, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import UserError, open_workdir, validate
@@ -42,7 +44,8 @@ def train_and_evaluate(
     """Train (or continue) the run of a workdir and judge what comes out.
 
     Runs of one process whose configs differ only in seed, data and the numbers of the loss share
-    their compiled programs.
+    their compiled programs. Of several processes (see devices.connect) all train; the first one
+    alone writes and evaluates.
 
     Args:
       config: see configs/default.py.
@@ -52,29 +55,38 @@ def train_and_evaluate(
         the device already.
 
     Returns:
-      The final numbers, as in metrics.json.
+      The final numbers, as in metrics.json; an empty dictionary in processes after the first.
 
     Raises:
-      UserError: a field, the data or the workdir is not usable.
+      UserError: a field, the data or the workdir is not usable, or the devices can't share a batch.
       Diverged: a loss that is not finite; the last good checkpoint stays.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
-    run = _open(config, workdir, dataset)
+    with devices.all_or_none():
+        run = _open(config, workdir, dataset)
+        count = len(run.dataset.train_images)
+        batches.check_divisible(count, config.train.batch_size, jax.device_count())
+    _check_alike(run)
     initial = run.experiment.initial(config.seed)
-    write_json(run.path / "config.json", config.to_dict())
-    overview = parameter_overview.get_parameter_overview(initial.params, include_stats=False)
-    (run.path / "parameters.txt").write_text(overview + "\n")
+    if devices.is_first():
+        write_json(run.path / "config.json", config.to_dict())
+        overview = parameter_overview.get_parameter_overview(initial.params, include_stats=False)
+        (run.path / "parameters.txt").write_text(overview + "\n")
     print(_describe(run, initial))
 
     with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-        state = checkpoints.restore(initial) or initial
+        with devices.all_or_none():
+            state = checkpoints.restore(initial) or initial
+        state = devices.from_first(state)
         step, steps = int(state.step), run.experiment.steps
         if step:
             print(f"continuing {run.path} after epoch {step // steps}, step {step}")
-        with Records(run.path, step // steps, step) as records:
+        is_first = devices.is_first()
+        with Records(run.path, step // steps, step) if is_first else nullcontext() as records:
             with _Signals() as signals:
                 state = _train(run, state, checkpoints, records, signals.received)
-            return _evaluate(run, state, records)
+            with devices.first_alone() as mine:
+                return _evaluate(run, state, records) if mine else {}
 
 
 def evaluate(
@@ -111,13 +123,21 @@ class _Run(NamedTuple):
 def _open(config, workdir, dataset) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
     validate(config)
-    path = open_workdir(config, workdir)
+    path = open_workdir(config, workdir) if devices.is_first() else Path(workdir).absolute()
     dataset = dataset or data.load(config.data.name, config.data.dir)
     evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
     model = _inference(experiment, config.evaluate.latent_scale)
     return _Run(config, path, dataset, experiment, programs, model)
+
+
+def _check_alike(run) -> None:
+    """Raise a UserError unless all processes have the same config and images."""
+    if jax.process_count() > 1:
+        images = zlib.crc32(np.ascontiguousarray(run.dataset.train_images))
+        if len(set(devices.of_all(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
+            raise UserError("the processes of the run differ in config or data: give all the same")
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,8 +153,10 @@ _inference = functools.lru_cache(maxsize=8)(evaluation.inference)  # likewise
 def _train(run, state, checkpoints, records, stop_signal):
     """From `state` to the last epoch; everything with a side effect happens here."""
     config, experiment, programs = run.config, run.experiment, run.programs
-    objective = train.objective(config)
-    images = jnp.asarray(run.dataset.train_images)
+    several = jax.process_count() > 1
+    objective, state, images = devices.replicate(
+        (train.objective(config), state, jnp.asarray(run.dataset.train_images))
+    )
     scan = train.runs_scan(config)
     first = int(state.step)
     last = config.train.epochs * experiment.steps
@@ -155,8 +177,8 @@ def _train(run, state, checkpoints, records, stop_signal):
             step = int(state.step)
             terms = _averages(state, _steps_in_history(experiment, step))
             progress.show(step, {n: terms[n] for n in SHOWN}, new=step - first)
-            return stop_signal() is None and np.isfinite(terms["loss"])
-        return stop_signal() is None
+            return several or (stop_signal() is None and np.isfinite(terms["loss"]))
+        return several or stop_signal() is None  # several stop together, after an epoch
 
     try:
         while (before := int(state.step)) < last:
@@ -171,30 +193,38 @@ def _train(run, state, checkpoints, records, stop_signal):
                 seconds = time.monotonic() - started
                 row = _averages(state, experiment.steps)
                 if epoch == 1 and config.loss.relative_beta and row["kl"] > 0:
-                    state = state._replace(beta_scale=jnp.float32(row["mse"] / row["kl"]))
+                    scale = devices.replicate(jnp.float32(row["mse"] / row["kl"]))
+                    state = state._replace(beta_scale=scale)
                 seen = (step - before) * config.train.batch_size
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
-                records.epoch({"epoch": epoch, "step": step, **row, **rate})
+                if records:
+                    records.epoch({"epoch": epoch, "step": step, **row, **rate})
                 shown = {name: row[name] for name in SHOWN}
                 progress.show(step, shown, new=step - first, final=step == last)
-                if epoch % config.train.checkpoint_every == 0 or step == last:
-                    checkpoints.save(step, state)
+                if records and (epoch % config.train.checkpoint_every == 0 or step == last):
+                    here = _on_this_process(state)
+                    checkpoints.save(step, here)
                     for name, pictures in zip(
                         ("originals", "reconstructions"),
-                        evaluation.example_images(run.model, state, run.dataset.test_images),
+                        evaluation.example_images(run.model, here, run.dataset.test_images),
                         strict=True,
                     ):
                         records.images(name, np.asarray(pictures), step)
-            if stop_signal() is not None:
-                checkpoints.save(step, state)
+            if stop := max(devices.of_all(stop_signal() or 0)):
+                checkpoints.save(step, _on_this_process(state))
                 raise Interrupted(
                     f"stopped in epoch {epoch + (inside > 0)} and saved: "
                     "repeat the command to continue",
-                    stop_signal(),
+                    stop,
                 )
     finally:
         progress.close()
     return state
+
+
+def _on_this_process(state):
+    """A state for evaluation and checkpoints, which one process does alone."""
+    return devices.replicate(state, jax.local_devices())
 
 
 def _shapes(tree):
@@ -248,6 +278,7 @@ def _check_finite(experiment, state, checkpoints):
 
 def _evaluate(run, state, records=None) -> dict:
     print("evaluating", flush=True)
+    state = _on_this_process(state)
     with replaced_together(run.path) as new, Phases() as say:
         found = evaluation.evaluate(run.config, run.experiment, run.model, state, run.dataset, say)
         say("drawing")
@@ -298,12 +329,14 @@ def _describe(run, state) -> str:
     height, width, channels = experiment.shape
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     device = jax.devices()[0]
+    number = f"{jax.device_count()} x " if jax.device_count() > 1 else ""
+    hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return (
         f"{dataset.name}: {count} training images of {height}x{width}x{channels}, "
         f"{experiment.steps} batches of {batch_size} an epoch"
         + (f" (the last one filled up with {repeated} seen twice)" if repeated else "")
         + f"\n{config.loss.kind} VAE, n = {config.model.latent_dim}: "
-        f"{parameters:,} parameters on {device.device_kind} ({device.platform})"
+        f"{parameters:,} parameters on {number}{device.device_kind} ({device.platform}){hosts}"
     )
 
 
@@ -329,5 +362,6 @@ class _Signals:
 
     def _note(self, number, _):
         self._received = number
-        print("\nstopping after this step, saving", flush=True)
+        part = "epoch" if jax.process_count() > 1 else "step"
+        print(f"\nstopping after this {part}, saving", flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,6 @@
 """Training as pure functions: (state, batch) -> state, and an epoch of such steps."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from hsjax import batches, losses
+from hsjax import batches, devices, losses
 from hsjax.models import VAE, Latent
 
 
@@ -239,8 +240,13 @@ class Programs(NamedTuple):
 
 
 def programs(experiment: Experiment, count: int) -> Programs:
-    """Jit the parts of an epoch over `count` training images resident on the device."""
+    """Jit the parts of an epoch over `count` training images resident on every device.
+
+    The devices share each batch; arguments and results are whole on all of them.
+    """
     batch_size = experiment.config.train.batch_size
+    sharding = devices.everywhere()
+    jit = functools.partial(jax.jit, in_shardings=sharding, out_shardings=sharding)
 
     def order(state):
         _, epoch_key = jax.random.split(jax.random.wrap_key_data(state.key))
@@ -248,19 +254,20 @@ def programs(experiment: Experiment, count: int) -> Programs:
         return batches.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
 
     def step(objective, state, images, order):
-        batch = images[order[state.step % experiment.steps]]
+        batch = devices.split(images[order[state.step % experiment.steps]])
         return train_step(experiment, objective, state, batch)
 
     def epoch(objective, state, images, order):
         def body(state, indices):
-            return train_step(experiment, objective, state, images[indices]), None
+            batch = devices.split(images[indices])
+            return train_step(experiment, objective, state, batch), None
 
         return lax.scan(body, state, order)[0]
 
     return Programs(
-        order=jax.jit(order),
-        step=jax.jit(step, donate_argnums=1),
-        epoch=jax.jit(epoch, donate_argnums=1),
+        order=jit(order),
+        step=jit(step, donate_argnums=1),
+        epoch=jit(epoch, donate_argnums=1),
     )
 
 
@@ -285,7 +292,7 @@ def train_epoch(
       programs: of this run.
       objective: of this run.
       state: with step % steps batches of the epoch done.
-      images: uint8 [count, height, width, channels], on the device.
+      images: uint8 [count, height, width, channels], on every device.
       scan: one program for all batches (GPU, TPU) instead of one call a batch.
       after_step: called after each batch, or once after a scan; False ends the epoch early.
 

@@ -1,0 +1,146 @@
+"""The devices of a run, on one host or several: they share each batch along one axis, `data`.
+
+All else is on every device. With a single device, nothing here adds an operation to a program.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, lax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from hsjax.config import UserError
+from hsjax.files import reason
+
+_ALL_DAY = 24 * 3600 * 1000  # ms
+
+
+def _along(spec: PartitionSpec, devices: Sequence[jax.Device]) -> NamedSharding:
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, spec)
+
+
+def everywhere() -> NamedSharding | None:
+    """What jit's in_shardings and out_shardings are for arrays that every device holds whole."""
+    return _along(PartitionSpec(), jax.devices()) if jax.device_count() > 1 else None
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Arrays that all processes hold alike -> the same on each of `devices`, all if None."""
+    if jax.device_count() == 1:
+        return tree
+    sharding = _along(PartitionSpec(), devices or jax.devices())
+
+    def put(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
+    """Within jit: each of `devices` (all if None) computes its share of the rows [batch, ...].
+
+    What is summed or averaged over the rows stays the sum or mean of the whole batch. Rows that
+    can't be shared evenly are all computed by every device.
+    """
+    devices = devices or jax.devices()
+    if len(batch) % len(devices) or len(devices) == 1:
+        return batch
+    return lax.with_sharding_constraint(batch, _along(PartitionSpec("data"), devices))
+
+
+def connect(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Join the other processes of a run, before anything else is asked of JAX.
+
+    All but the first process are silent on stdout from then on.
+
+    Args:
+      coordinator: HOST:PORT of the first process; if None, the cluster tells all three.
+      processes: how many there are.
+      process: which one this is, from 0.
+
+    Raises:
+      UserError: arguments that don't go together, no cluster found, or no answer.
+    """
+    given = (coordinator, processes, process)
+    if None in given and given != (None, None, None):
+        raise UserError("--coordinator, --processes and --process go together: give all three")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise UserError(f"--coordinator={coordinator}: write it as HOST:PORT")
+    try:
+        jax.distributed.initialize(*given, shutdown_timeout_seconds=60)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes of the run can't be joined ({reason(error)}): check --coordinator="
+            "HOST:PORT --processes=N --process=I, which a cluster unknown to JAX needs"
+        ) from error
+    sys.excepthook = _end_at_once
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")
+
+
+def _end_at_once(kind, error, trace) -> None:
+    """Leaving in order would wait for the other processes, and they for this one."""
+    if issubclass(kind, jax.errors.JaxRuntimeError):
+        text = str(error).replace("Error dispatching computation: ", "")[:200]
+        print(
+            f"error: this process or another one of the run failed ({' '.join(text.split())}): "
+            "start all of them again to continue",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes, prints and evaluates."""
+    return jax.process_index() == 0
+
+
+def of_all(value: int) -> list[int]:
+    """The value that each process calls this with, in every process; below 2³²."""
+    return multihost_utils.process_allgather(np.uint32(value)).tolist()
+
+
+def from_first(tree: Any) -> Any:
+    """The first process's arrays, in every process."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """What is inside succeeds in all processes, or is a UserError in those where it did."""
+    if not jax.distributed.is_initialized():
+        yield
+        return
+    try:
+        yield
+    except Exception:
+        of_all(False)
+        raise
+    if not all(of_all(True)):
+        raise UserError("another process of the run could not go on: its own line says why")
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[bool]:
+    """Whether to do what is inside; the other processes wait at its end for the first one."""
+    try:
+        yield is_first()
+    finally:
+        if jax.process_count() > 1:
+            from orbax.checkpoint import multihost  # takes a second to import
+
+            # Not a collective of the devices: those give up sooner.
+            multihost.get_barrier_sync_fn()(key="first_alone", timeout_ms=_ALL_DAY)
