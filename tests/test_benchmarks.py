@@ -31,7 +31,7 @@ def test_objective_rows(tmp_path):
 
 def test_overhead_measures_the_form_it_names():
     """The masked step holds an n x n product; ours does not."""
-    for kind, has in (("standard", False), ("spherical", False), ("masked", True)):
+    for kind, has in (("spherical", False), ("masked", True)):
         run, program = overhead.stepper(kind, 250, "float32", 4, 1)
         assert ("250,250" in program.as_text()) == has
         assert int(run().step) == 1
