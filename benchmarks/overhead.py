@@ -6,10 +6,12 @@ Each round trains the CIFAR10 network for the same number of steps with the plai
 and with our spherical objective, one after the other: a scan of steps on an accelerator, a loop of
 them on a CPU, as in training. The paper's n x n mask follows apart, against the median of the
 first. The images are noise, which costs the same. The projection of z to the sphere counts as part
-of the spherical objective.
+of the spherical objective. A figure beside the JSON shows the table; --plot draws that of an
+earlier JSON.
 """
 
 import argparse
+import json
 from pathlib import Path
 from unittest import mock
 
@@ -20,6 +22,7 @@ import numpy as np
 from benchmarks.measure import MASK_LIMIT, interleave, masked_statistics, ratio, text, write
 from configs import cifar_compressed, cifar_standard
 from hsjax import losses, train
+from hsjax.figures import BLUE, RED, describe, log_y, new_figure, save, subplots
 
 PAPER = {200: 1.32}  # time per epoch over the standard VAE's, at batch 200 (section 3)
 COUNT = 2000  # images
@@ -84,15 +87,50 @@ def measure(n: int, dtype: str, batch: int, rounds: int, steps: int) -> dict:
     }
 
 
+def draw(path: Path, rows: list[dict], device: str) -> None:
+    """Time of a step over the standard VAE's against n: median and quartiles, and the paper's."""
+    figure, body = new_figure(
+        3.6,
+        f"a whole training step, CIFAR10 network, batch {rows[0]['batch']}, {rows[0]['dtype']}, "
+        f"{device}; median and quartiles of interleaved rounds",
+    )
+    (axes,) = subplots(body, 1, 1)
+    drawn = []
+    for name, label, style in (
+        ("masked", "n × n mask", {"color": RED, "marker": "s", "linestyle": "dashed"}),
+        ("spherical", "hsjax", {"color": BLUE, "marker": "o"}),
+    ):
+        chosen = [(r["n"], r["over_standard"][name]) for r in rows if name in r["over_standard"]]
+        n = [n for n, _ in chosen]
+        low, median, high = ([over[k] for _, over in chosen] for k in ("low", "median", "high"))
+        bars = np.abs(np.array([low, high]) - median)
+        axes.errorbar(n, median, bars, label=label, capsize=3, **style)
+        drawn += [*low, *high]
+    axes.plot(PAPER.keys(), PAPER.values(), "k*", markersize=11, label="reported by the paper")
+    axes.axhline(1.0, color="0.4", linewidth=0.8)
+    describe(axes, x="latent dimension n", y="time over the standard VAE's")
+    axes.set_xscale("log")
+    axes.set_xticks([row["n"] for row in rows], [f"{row['n']:,}" for row in rows])
+    axes.minorticks_off()
+    log_y(axes, [*drawn, *PAPER.values()])
+    axes.legend(fontsize=9, frameon=False)
+    save(figure, path)
+
+
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="n = 200 and 1000 in few rounds")
     parser.add_argument("--n", default="50,100,200,400,800,1000,2000,5000,10000")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/overhead.json"))
+    parser.add_argument("--plot", type=Path, metavar="FILE.json", help="only draw this")
     arguments = parser.parse_args()
+    if arguments.plot:
+        found = json.loads(arguments.plot.read_text())
+        draw(arguments.plot.with_suffix(".png"), found["rows"], found["device"])
+        return
     sizes = [200, 1000] if arguments.quick else [int(n) for n in arguments.n.split(",")]
     accelerator = jax.default_backend() != "cpu"
     steps = 50 if accelerator else 1
@@ -113,6 +151,8 @@ def main() -> None:
             flush=True,
         )
     write(arguments.out, rows)
+    found = json.loads(arguments.out.read_text())
+    draw(arguments.out.with_suffix(".png"), rows, found["device"])
 
 
 if __name__ == "__main__":

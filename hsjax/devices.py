@@ -90,7 +90,8 @@ def connect(
 
 def _end_at_once(kind, error, trace) -> None:
     """Leaving in order would wait for the other processes, and they for this one."""
-    if issubclass(kind, jax.errors.JaxRuntimeError):
+    # On the CPU, a lost connection may also be a ValueError.
+    if issubclass(kind, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
         text = str(error).replace("Error dispatching computation: ", "")[:200]
         print(
             f"error: this process or another one of the run failed ({' '.join(text.split())}): "

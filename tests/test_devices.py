@@ -164,7 +164,9 @@ def test_two_processes_go_on_after_one_is_killed_or_stopped(tmp_path):
         assert survivor[0] not in (0, -signal.SIGKILL)
         # Its own line, unless JAX notices first and aborts.
         if survivor[0] == 1:
-            (line,) = (x for x in survivor[2].splitlines() if x.startswith("error: "))
+            lines = [x for x in survivor[2].splitlines() if x.startswith("error: ")]
+            assert len(lines) == 1, survivor
+            (line,) = lines
             assert line.endswith("start all of them again to continue")
             assert "Traceback" not in survivor[2]
     stopped = signalled(workdir, 1, signal.SIGTERM)
