@@ -76,6 +76,8 @@ class Checkpoints:
         Raises:
           UserError: a good state whose arrays have other shapes.
         """
+        if self._manager is None:
+            return None
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), _as_dict(like)

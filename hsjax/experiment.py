@@ -135,7 +135,7 @@ def _open(config, workdir, dataset) -> _Run:
 def _check_alike(run) -> None:
     """Raise a UserError unless all processes have the same config and images."""
     if jax.process_count() > 1:
-        images = zlib.crc32(np.ascontiguousarray(run.dataset.train_images))
+        images = zlib.crc32(np.asarray(run.dataset.train_images).tobytes())
         if len(set(devices.of_all(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
             raise UserError("the processes of the run differ in config or data: give all the same")
 
