@@ -25,6 +25,7 @@ from benchmarks.measure import cumulative_statistics, masked_statistics, write
 from benchmarks.objective import objective
 from hsjax import losses
 
+# Instructions that launch nothing.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "suf" for n in (8, 16, 32, 64)}
 
@@ -124,6 +125,8 @@ def main() -> None:
     where.add_argument("--gpu", type=Path, metavar="FILE", help="a GpuTargetConfigProto, as text")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compiled.json"))
     arguments = parser.parse_args()
+    if arguments.gpu and not arguments.gpu.is_file():
+        parser.error(f"--gpu={arguments.gpu}: no such file")
     sharding = target(arguments)
     device = next(iter(sharding.device_set)) if sharding else jax.devices()[0]
     print(f"compiled for {device.device_kind}")

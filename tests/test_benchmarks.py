@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import measure, objective, overhead, scale, startup, throughput
+from benchmarks import compiled, measure, objective, overhead, scale, startup, throughput
 from hsjax import batches, data, evaluate, experiment, losses, train
 from hsjax.config import UserError
 
@@ -87,6 +87,23 @@ def test_startup_stages_add_up(config, monkeypatch):
     assert tuple(seconds) == startup.STAGES
     assert all(0 < s for s in seconds.values())
     assert 0.5 * elapsed < sum(seconds.values()) <= elapsed
+
+
+def test_kernels_and_bytes_are_counted_off_a_program():
+    program = """
+%body (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %twice = f32[4]{0} add(%p, %p), metadata={op_name="f(x)"}
+}
+
+ENTRY %main (x: f32[4]) -> bf16[4] {
+  %x = f32[4]{0} parameter(0)
+  %loop = f32[4]{0} while(%x), condition=%c, body=%body
+  ROOT %out = bf16[4]{0} fusion(%loop, %x), kind=kLoop, calls=%fused
+}
+"""
+    # Read and written: 3 · 16 in the body; 2 · 16 by the loop and 2 · 16 + 8 by the fusion.
+    assert compiled.cost(program) == {"body": (1, 48), "ENTRY": (2, 72)}
 
 
 @pytest.mark.slow
