@@ -11,7 +11,10 @@ from hsjax import losses, samplers
 
 KINDS = ("standard", "cartesian", "spherical")
 # A run may be continued with these changed: no number of a finished epoch depends on them.
-_FREE = ("data.dir", "train.epochs", "train.checkpoint_every", "train.checkpoints_kept")
+_FREE = (
+    *("data.dir", "data.device_share"),
+    *("train.epochs", "train.checkpoint_every", "train.checkpoints_kept"),
+)
 _FREE_GROUPS = ("sample.", "evaluate.")
 METRICS = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
 
@@ -26,8 +29,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: names the field, its value and what it may be.
     """
-    loss, model, train, evaluate = config.loss, config.model, config.train, config.evaluate
+    data, loss, model, train = config.data, config.loss, config.model, config.train
+    evaluate = config.evaluate
     for field, value, choices in (
+        ("data.corrupt", data.corrupt, ("refuse", "skip")),
         ("model.dtype", model.dtype, ("float32", "bfloat16")),
         ("loss.kind", loss.kind, KINDS),
         ("loss.annealing", loss.annealing, losses.ANNEALINGS),
@@ -53,6 +58,9 @@ def validate(config: ConfigDict) -> None:
             )
     for field, value, least in (
         ("seed", config.seed, 0),
+        ("data.size", data.size, 0),
+        ("data.crop", data.crop, 0),
+        ("data.device_share", data.device_share, 0),
         ("model.latent_dim", model.latent_dim, 2),
         ("train.epochs", train.epochs, 1),
         ("train.batch_size", train.batch_size, 2),

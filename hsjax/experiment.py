@@ -115,6 +115,7 @@ class _Run(NamedTuple):
     config: ConfigDict
     path: Path
     dataset: data.Dataset
+    streamed: bool  # whether the training images stay on the host
     experiment: train.Experiment
     programs: train.Programs
     model: evaluation.Inference
@@ -124,18 +125,26 @@ def _open(config, workdir, dataset) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
     validate(config)
     path = open_workdir(config, workdir) if devices.is_first() else Path(workdir).absolute()
-    dataset = dataset or data.load(config.data.name, config.data.dir)
+    dataset = dataset or data.of_config(config.data)
     evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
     model = _inference(experiment, config.evaluate.latent_scale)
-    return _Run(config, path, dataset, experiment, programs, model)
+    return _Run(config, path, dataset, _is_streamed(config, dataset), experiment, programs, model)
+
+
+def _is_streamed(config, dataset) -> bool:
+    """Whether the training images take too much of a device's memory, in any process."""
+    images = dataset.train_images
+    on_device = isinstance(images, jax.Array)
+    fits = on_device or images.nbytes <= config.data.device_share * devices.memory()
+    return not all(devices.of_all(fits))
 
 
 def _check_alike(run) -> None:
     """Raise a UserError unless all processes have the same config and images."""
     if jax.process_count() > 1:
-        images = zlib.crc32(np.asarray(run.dataset.train_images).tobytes())
+        images = zlib.crc32(np.ascontiguousarray(run.dataset.train_images).data)
         if len(set(devices.of_all(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
             raise UserError("the processes of the run differ in config or data: give all the same")
 
@@ -154,10 +163,11 @@ def _train(run, state, checkpoints, records, stop_signal):
     """From `state` to the last epoch; everything with a side effect happens here."""
     config, experiment, programs = run.config, run.experiment, run.programs
     several = jax.process_count() > 1
-    objective, state, images = devices.replicate(
-        (train.objective(config), state, jnp.asarray(run.dataset.train_images))
-    )
-    scan = train.runs_scan(config)
+    objective, state = devices.replicate((train.objective(config), state))
+    images = run.dataset.train_images
+    if not run.streamed:
+        images = devices.replicate(jnp.asarray(images))
+    scan = train.runs_scan(config) and not run.streamed
     first = int(state.step)
     last = config.train.epochs * experiment.steps
     if first < last:
@@ -165,6 +175,7 @@ def _train(run, state, checkpoints, records, stop_signal):
         programs = _compiled(
             programs,
             *(_shapes(x) for x in (objective, state, images)),
+            streamed=run.streamed,
             scan=scan,
             # The rest of an epoch stopped halfway is another program: jit compiles that when run.
             whole=first % experiment.steps == 0,
@@ -233,11 +244,14 @@ def _shapes(tree):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(programs, objective, state, images, *, scan, whole) -> train.Programs:
+def _compiled(programs, objective, state, images, *, streamed, scan, whole) -> train.Programs:
     """Compile before the clock starts, so that rates and the time left are those of training."""
     objective, state, images = (jax.tree.unflatten(t, x) for x, t in (objective, state, images))
     order = jax.eval_shape(programs.order, state)
     programs = programs._replace(order=programs.order.lower(state).compile())
+    if streamed:
+        batch = jax.ShapeDtypeStruct((order.shape[1], *images.shape[1:]), images.dtype)
+        return programs._replace(batch=programs.batch.lower(objective, state, batch).compile())
     arguments = objective, state, images, order
     if not scan:
         return programs._replace(step=programs.step.lower(*arguments).compile())
@@ -335,6 +349,7 @@ def _describe(run, state) -> str:
         f"{dataset.name}: {count} training images of {height}x{width}x{channels}, "
         f"{experiment.steps} batches of {batch_size} an epoch"
         + (f" (the last one filled up with {repeated} seen twice)" if repeated else "")
+        + (", streamed from the host" if run.streamed else "")
         + f"\n{config.loss.kind} VAE, n = {config.model.latent_dim}: "
         f"{parameters:,} parameters on {number}{device.device_kind} ({device.platform}){hosts}"
     )

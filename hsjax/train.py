@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array, lax
@@ -239,12 +240,13 @@ class Programs(NamedTuple):
     order: Callable  # state -> int32 [steps, batch]: which images make up the epoch's batches
     step: Callable  # (objective, state, images, order) -> state after the next batch of the epoch
     epoch: Callable  # (objective, state, images, order[k:]) -> state after all these batches
+    batch: Callable  # (objective, state, batch) -> state after a batch that comes from the host
 
 
 def programs(experiment: Experiment, count: int) -> Programs:
-    """Jit the parts of an epoch over `count` training images resident on every device.
+    """Jit the parts of an epoch over `count` training images.
 
-    The devices share each batch; arguments and results are whole on all of them.
+    The devices share each batch; other arguments and all results are whole on each of them.
     """
     batch_size = experiment.config.train.batch_size
     sharding = devices.everywhere()
@@ -266,10 +268,14 @@ def programs(experiment: Experiment, count: int) -> Programs:
 
         return lax.scan(body, state, order)[0]
 
+    def batch(objective, state, batch):
+        return train_step(experiment, objective, state, batch)
+
     return Programs(
         order=jit(order),
         step=jit(step, donate_argnums=1),
         epoch=jit(epoch, donate_argnums=1),
+        batch=jit(batch, in_shardings=(sharding, sharding, devices.rows()), donate_argnums=1),
     )
 
 
@@ -283,7 +289,7 @@ def train_epoch(
     programs: Programs,
     objective: Objective,
     state: TrainState,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     scan: bool,
     after_step: Callable[[TrainState], bool] = lambda state: True,
@@ -294,7 +300,7 @@ def train_epoch(
       programs: of this run.
       objective: of this run.
       state: with step % steps batches of the epoch done.
-      images: uint8 [count, height, width, channels], on every device.
+      images: uint8 [count, height, width, channels], on every device, or streamed if NumPy's.
       scan: one program for all batches (GPU, TPU) instead of one call a batch.
       after_step: called after each batch, or once after a scan; False ends the epoch early.
 
@@ -303,6 +309,12 @@ def train_epoch(
     """
     order = programs.order(state)
     done = int(state.step) % len(order)
+    if isinstance(images, np.ndarray):
+        for batch in batches.stream(images, np.asarray(order)[done:]):
+            state = programs.batch(objective, state, batch)
+            if not after_step(state):
+                break
+        return state
     if scan:
         state = programs.epoch(objective, state, images, order[done:])
         after_step(state)

@@ -78,7 +78,7 @@ def test_throughput_without_pytorch_is_one_line(monkeypatch, capsys):
 
 def test_startup_stages_add_up(config, monkeypatch):
     def load(config):
-        return data.load(config.data.name, config.data.dir)
+        return data.of_config(config.data)
 
     monkeypatch.setattr(experiment, "_built", experiment._built.__wrapped__)  # a new process
     begin = time.monotonic()
