@@ -1,6 +1,7 @@
 """Sets of encoded images, decoded once into raw files that later runs map into memory."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -104,15 +105,18 @@ def _labelled(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _write(source: Source, folder: Path, skip: bool) -> None:
     """Writes all of the folder or none of it, whatever happens midway."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():  # damaged or out of date
+        shutil.rmtree(folder)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     new.mkdir()
     try:
         index = _decode(source, lambda name: open(new / name, "wb"), skip)
         with open(new / _INDEX, "w") as file:
             json.dump(index, file, indent=2)
-        if folder.is_dir():  # damaged, or another process was faster
-            shutil.rmtree(folder)
         os.replace(new, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

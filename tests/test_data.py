@@ -309,6 +309,22 @@ def test_index_damaged_anywhere_is_noticed(tiny, decodes):
     assert len(decodes) > 40  # where a blank became another, nothing is wrong
 
 
+def test_two_processes_that_decode_at_once_leave_one_cache(tiny, home, monkeypatch, caplog):
+    decode, others = decoded._decode, []
+
+    def slowly(*args):
+        if not others:
+            others.append(1)
+            others.append(data.load("tiny", str(tiny)))  # begins later and is done before
+        return decode(*args)
+
+    monkeypatch.setattr(decoded, "_decode", slowly)
+    _same(data.load("tiny", str(tiny)), others[1])
+    assert sorted(path.name for path in tiny.iterdir()) == ["hsjax-tiny-1.0.0", "tiny"]
+    assert not home.exists()
+    assert not _logged(caplog)
+
+
 def test_cache_of_another_preparation_is_rebuilt(tiny, decodes, caplog):
     data.load("tiny", str(tiny))
     info = tiny / "tiny" / "1.0.0" / "dataset_info.json"
