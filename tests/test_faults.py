@@ -1,6 +1,7 @@
 """Killed, out of disk, damaged or started twice, a run loses nothing and says what happened."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -13,12 +14,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
 
 from configs import smoke
-from hsjax import data, experiment, figures, files, train
+from hsjax import data, experiment, figures, files, losses, models, train
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import UserError
 from hsjax.logs import Records, read_metrics
@@ -181,7 +183,7 @@ def test_a_run_killed_over_and_over_ends_as_if_it_had_not_been(images_file, tmp_
         run.killed_at(event, part)
     run.finish()
     assert_ends_as(run, undisturbed.workdir)
-    run.killed_at("os.rename", ".finished/figures", 2)  # the old ones are out of the way
+    run.killed_at("os.rename", ".finished/figures")  # the old ones are out of the way
     assert not (run.workdir / "figures").exists()
     run.finish("--mode=evaluate")
     assert_ends_as(run, undisturbed.workdir)
@@ -636,6 +638,72 @@ def test_a_second_command_leaves_the_first_undisturbed(images_file, tmp_path):
         _, errors = first.communicate(timeout=240)
     assert (first.returncode, errors) == (0, "")
     assert_ends_as(run, undisturbed.workdir)
+
+
+# Numbers that stop being finite.
+
+
+def test_debug_nans_names_the_operation_that_overflowed(images_file, tmp_path):
+    config = short(images_file)
+    config.train.learning_rate, config.train.debug_nans = 1e3, True
+    with pytest.raises(experiment.Diverged) as caught:
+        experiment.train_and_evaluate(config, tmp_path)
+    where = line_of(models, "return jnp.exp(0.5 * self.log_variance")
+    text = f"; the first such number: step 2: invalid value (inf) encountered in exp at {where}; a "
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def line_of(module, text):
+    """Where a line that begins so stands, as in hsjax/models.py:24."""
+    file = Path(module.__file__)
+    lines = enumerate(file.read_text().splitlines(), 1)
+    (number,) = (i for i, line in lines if line.strip().startswith(text))
+    return f"{file.relative_to(ROOT)}:{number}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value", "module", "text", "operation"),
+    [
+        (
+            "mean_gain",
+            np.nan,
+            losses,
+            "location = spec.mean_gain * (average",
+            "nan) encountered in mul",
+        ),
+        ("variance_eps", -9.0, losses, "spread = jnp.sqrt(variance", "nan) encountered in sqrt"),
+        (None, None, train, "mse = losses.squared_error(images", "inf) encountered in div"),
+    ],
+)
+def test_the_origin_of_a_number_that_is_not_finite(
+    config, monkeypatch, field, value, module, text, operation
+):
+    """The last case is finite until it is differentiated."""
+    dataset = data.load(config.data.name)
+    count = len(dataset.train_images)
+    run, state = train.create(config, dataset.train_images.shape[1:], count)
+    objective = train.objective(config)
+    if field:
+        changed = jnp.full_like(getattr(objective.spec, field), value)
+        objective = objective._replace(spec=dataclasses.replace(objective.spec, **{field: changed}))
+    else:
+        plain = losses.squared_error
+        monkeypatch.setattr(
+            losses, "squared_error", lambda x, y: plain(x, y) + jnp.sqrt(jnp.sum(y * 0))
+        )
+    images = jnp.asarray(dataset.train_images)
+    found = train.origin(train.programs(run, count), objective, state, images)
+    assert found == f"step 1: invalid value ({operation} at {line_of(module, text)}"
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))  # and still there
+
+
+def test_debug_nans_may_be_switched_on_later_and_changes_nothing(trained, whole, undrawn):
+    config, workdir = trained
+    config.train.debug_nans = True
+    assert experiment.train_and_evaluate(config, workdir) == whole[0]
+    assert without_times(workdir) == whole[1]
 
 
 if __name__ == "__main__":
