@@ -67,6 +67,9 @@ def get_config() -> ConfigDict:
     train.checkpoints_kept = 3  # the newest ones
     # One program per epoch ("scan", GPU and TPU) or per step ("steps", CPU); "auto" chooses.
     train.loop = "auto"
+    # When the loss stops being finite, find the operation that made the first such number; costs a
+    # copy of the state per epoch and changes no number.
+    train.debug_nans = False
 
     config.sample = sample = ConfigDict()
     # Where new latents come from: see hsjax/samplers.py.

@@ -1,8 +1,6 @@
 """What a user can get wrong in a config, said in one line before anything compiles."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,8 +10,8 @@ from hsjax import losses, samplers
 KINDS = ("standard", "cartesian", "spherical")
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
-    *("data.dir", "data.device_share"),
-    *("train.epochs", "train.checkpoint_every", "train.checkpoints_kept"),
+    *("data.dir", "data.device_share", "train.epochs", "train.checkpoint_every"),
+    *("train.checkpoints_kept", "train.debug_nans"),
 )
 _FREE_GROUPS = ("sample.", "evaluate.")
 METRICS = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
@@ -106,27 +104,17 @@ def validate(config: ConfigDict) -> None:
         raise UserError("model.stages is empty: give the channels of at least one stage")
 
 
-def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
-    """Create the workdir, or check that the run it holds is of this config.
-
-    Returns:
-      The absolute path.
+def check_workdir(config: ConfigDict, path: Path) -> None:
+    """Find out whether the run that a workdir holds, if any, is of this config.
 
     Raises:
-      UserError: the folder can't be written, or holds a run of another config (the fields that
-        differ are named).
+      UserError: it is of another one (the fields that differ are named), or can't be read.
     """
-    path = Path(workdir).absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise UserError(
-            f"workdir {path} can't be written ({error.strerror}): choose another --workdir"
-        ) from error
     file = path / "config.json"
     try:
         existing = json.loads(file.read_text()) if file.exists() else config.to_dict()
+        if not isinstance(existing, dict):
+            raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
     if differing := _differences(existing, config.to_dict()):
@@ -134,7 +122,6 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
             f"{path} holds a run of another config ({'; '.join(differing)}): "
             "choose another --workdir, or remove that folder"
         )
-    return path
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
