@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 from test_devices import ends, start_two
 
 from configs import smoke
@@ -129,11 +131,35 @@ def assert_ends_as(run, undisturbed):
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_times(run.workdir) == without_times(undisturbed)
+    assert shown_by_tensorboard(run.workdir) == shown_by_tensorboard(undisturbed)
     for name in ("metrics.json", "config.json", "parameters.txt"):
         assert (run.workdir / name).read_text() == (undisturbed / name).read_text()
     names = [sorted(os.listdir(workdir / "figures")) for workdir in (run.workdir, undisturbed)]
     assert names[0] == names[1]
     assert sorted(os.listdir(run.workdir)) == sorted(os.listdir(undisturbed))  # nothing is left
+
+
+def shown_by_tensorboard(workdir):
+    """The values and pictures that TensorBoard shows, by name and step, but for times."""
+    shown = {}
+    for file in sorted((workdir / "tensorboard").iterdir()):
+        content = file.read_bytes()
+        while len(content) >= 12:
+            length = int.from_bytes(content[:8], "little")
+            event, checksum = content[12 : 12 + length], content[12 + length : 16 + length]
+            content = content[16 + length :]
+            if len(checksum) < 4:  # a kill cut it off
+                break
+            assert masked_crc32c(event) == int.from_bytes(checksum, "little")
+            event = Event.FromString(event)
+            if event.HasField("session_log"):  # a restart, which hides what is of later steps
+                shown = {key: value for key, value in shown.items() if key[1] < event.step}
+            for value in event.summary.value:
+                if value.tag.rpartition("/")[2] not in TIMES:
+                    assert (value.tag, event.step) not in shown
+                    content_of = value.image.encoded_image_string or value.simple_value
+                    shown[value.tag, event.step] = content_of
+    return shown
 
 
 def without_times(workdir):
