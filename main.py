@@ -1,5 +1,6 @@
 """Train or evaluate a run: python main.py --config=configs/digits_compressed.py."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -69,7 +70,12 @@ def main(_) -> None:
         print(stop)
         sys.exit(128 + stop.signal)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename or error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EIO,
+            errno.EPIPE,
+        ):
             raise
         sys.stdout = open(os.devnull, "w")  # or leaving would try it again
         _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)

@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,9 +69,10 @@ class Checkpoints:
             return
         if jax.process_count() > 1:
             state = jax.device_get(state)  # orbax refuses the arrays of a single process
-        new, old = self.folder / ".unfinished", self.folder / ".old"
+        # A name that nothing of an earlier one, which failed, is still being written to.
+        new, old = self.folder / f".unfinished-{secrets.token_hex(4)}", self.folder / ".old"
         with writing(self.folder):
-            for left in (new, old):  # by a kill
+            for left in (*self.folder.glob(".unfinished-*"), old):  # by an error or a kill
                 shutil.rmtree(left, ignore_errors=True)
             new.mkdir(parents=True)
             try:
@@ -131,15 +134,25 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """The OSError behind an error of orbax, whose threads print theirs with tracebacks."""
+    """The OSError behind an error of orbax, without the tracebacks that its threads print.
+
+    After an error, writes that end late still find its event loop closed and say so: this stays
+    unsaid for the rest of the process.
+    """
 
     def elsewhere(record) -> bool:
         return "orbax" not in record.pathname
 
-    logger = logging.get_absl_logger()
+    def but_late_writes(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    logger, before = logging.get_absl_logger(), sys.unraisablehook
     logger.addFilter(elsewhere)
+    sys.unraisablehook = but_late_writes
     try:
         yield
+        sys.unraisablehook = before
     except ValueError as error:  # tensorstore's
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

@@ -100,8 +100,10 @@ def _train_and_evaluate(config, path, dataset) -> dict:
         step, steps = int(state.step), run.experiment.steps
         if step:
             print(f"continuing {run.path} after epoch {step // steps}, step {step}")
-        is_first = devices.is_first()
-        with Records(run.path, step // steps, step) if is_first else nullcontext() as records:
+        with devices.all_or_none():
+            is_first = devices.is_first()
+            opened = Records(run.path, step // steps, step) if is_first else nullcontext()
+        with opened as records:
             with _Signals() as signals:
                 state = _train(run, state, checkpoints, records, signals.received)
             with devices.first_alone() as mine:
@@ -244,24 +246,15 @@ def _train(run, state, checkpoints, records, stop_signal):
                     state = state._replace(beta_scale=scale)
                 seen = (step - before) * config.train.batch_size
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
-                if records:
-                    records.epoch({"epoch": epoch, "step": step, **row, **rate})
+                with devices.all_or_none():
+                    if records:
+                        records.epoch({"epoch": epoch, "step": step, **row, **rate})
                 shown = {name: row[name] for name in SHOWN}
                 progress.show(step, shown, new=step - first, final=step == last)
-                if records and (epoch % config.train.checkpoint_every == 0 or step == last):
-                    here = _on_this_process(state)
-                    for name, pictures in zip(
-                        ("originals", "reconstructions"),
-                        evaluation.example_images(run.model, here, run.dataset.test_images),
-                        strict=True,
-                    ):
-                        records.images(name, np.asarray(pictures), step)
-                    records.sync()
-                    checkpoints.save(step, here)
+                if epoch % config.train.checkpoint_every == 0 or step == last:
+                    _save(run, state, checkpoints, records, pictures=True)
             if stop := max(devices.of_all(stop_signal() or 0)):
-                if records:
-                    records.sync()
-                checkpoints.save(step, _on_this_process(state))
+                _save(run, state, checkpoints, records, pictures=False)
                 raise Interrupted(
                     f"stopped in epoch {epoch + (inside > 0)} and saved: "
                     "repeat the command to continue",
@@ -270,6 +263,23 @@ def _train(run, state, checkpoints, records, stop_signal):
     finally:
         progress.close()
     return state
+
+
+def _save(run, state, checkpoints, records, *, pictures):
+    """A checkpoint, after all that a run which goes on from it would not write again."""
+    with devices.all_or_none():
+        if not records:
+            return
+        here, step = _on_this_process(state), int(state.step)
+        if pictures:
+            for name, images in zip(
+                ("originals", "reconstructions"),
+                evaluation.example_images(run.model, here, run.dataset.test_images),
+                strict=True,
+            ):
+                records.images(name, np.asarray(images), step)
+        records.sync()
+        checkpoints.save(step, here)
 
 
 def _on_this_process(state):

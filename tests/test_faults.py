@@ -18,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+from test_devices import ends, start_two
 
 from configs import smoke
 from hsjax import data, experiment, figures, files, losses, models, train
@@ -31,13 +34,13 @@ TIMES = ("seconds", "images_per_second")
 
 # Kills of whole runs.
 
-# A command that kills itself before the count-th event of a kind that has `part` in its arguments.
+# A command that kills itself before the count-th event of a kind whose arguments are of a pattern.
 KILLED = """
-import os, runpy, signal, sys
-event, part, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+import os, re, runpy, signal, sys
+event, pattern, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 def hook(name, arguments):
     global count
-    if name == event and part in str(arguments):
+    if name == event and re.search(pattern, str(arguments)):
         count -= 1
         if count == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -80,9 +83,9 @@ class Run:
         assert (process.returncode, errors) == (0, "")
         return output
 
-    def killed_at(self, event, part, count=1):
+    def killed_at(self, event, pattern, count=1):
         """Kill it at that operation on files."""
-        with self.start(event, part, count) as process:
+        with self.start(event, pattern, count) as process:
             self._was_killed(process)
 
     def killed_after(self, seconds, appears=lambda: True):
@@ -128,11 +131,35 @@ def assert_ends_as(run, undisturbed):
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_times(run.workdir) == without_times(undisturbed)
+    assert shown_by_tensorboard(run.workdir) == shown_by_tensorboard(undisturbed)
     for name in ("metrics.json", "config.json", "parameters.txt"):
         assert (run.workdir / name).read_text() == (undisturbed / name).read_text()
     names = [sorted(os.listdir(workdir / "figures")) for workdir in (run.workdir, undisturbed)]
     assert names[0] == names[1]
     assert sorted(os.listdir(run.workdir)) == sorted(os.listdir(undisturbed))  # nothing is left
+
+
+def shown_by_tensorboard(workdir):
+    """The values and pictures that TensorBoard shows, by name and step, but for times."""
+    shown = {}
+    for file in sorted((workdir / "tensorboard").iterdir()):
+        content = file.read_bytes()
+        while len(content) >= 12:
+            length = int.from_bytes(content[:8], "little")
+            event, checksum = content[12 : 12 + length], content[12 + length : 16 + length]
+            content = content[16 + length :]
+            if len(checksum) < 4:  # a kill cut it off
+                break
+            assert masked_crc32c(event) == int.from_bytes(checksum, "little")
+            event = Event.FromString(event)
+            if event.HasField("session_log"):  # a restart, which hides what is of later steps
+                shown = {key: value for key, value in shown.items() if key[1] < event.step}
+            for value in event.summary.value:
+                if value.tag.rpartition("/")[2] not in TIMES:
+                    assert (value.tag, event.step) not in shown
+                    content_of = value.image.encoded_image_string or value.simple_value
+                    shown[value.tag, event.step] = content_of
+    return shown
 
 
 def without_times(workdir):
@@ -142,8 +169,8 @@ def without_times(workdir):
 def test_a_run_killed_twice_ends_as_if_it_had_not_been(images_file, tmp_path):
     run = Run(images_file, tmp_path / "run", 5)
     experiment.train_and_evaluate(run.config, tmp_path / "undisturbed")
-    run.killed_at("os.rename", "checkpoints/.unfinished'", 3)  # all written but for its name
-    run.killed_at("os.rename", ".finished/metrics.json")  # figures/ are new already
+    run.killed_at("os.rename", r"/\.unfinished-\w+'", 3)  # all written but for its name
+    run.killed_at("os.rename", r"\.finished/metrics\.json")  # figures/ are new already
     assert f"continuing {run.workdir} after epoch 5" in run.finish()
     assert_ends_as(run, tmp_path / "undisturbed")
 
@@ -158,32 +185,32 @@ def test_a_run_killed_over_and_over_ends_as_if_it_had_not_been(images_file, tmp_
     run = Run(images_file, tmp_path / "run", epochs)
     for _ in range(6):  # while it starts, mostly
         run.killed_after(chance.uniform(0, whole / 3))
-    for event, part, count in (
-        ("os.mkdir", ".unfinished/default", 2),
-        ("open", "metrics.jsonl", 5),
-        ("open", "sha256.json", 2),
-        ("os.rename", "checkpoints/.unfinished'", 2),
-        ("os.rename", "checkpoints/.old", 2),
-        ("os.rmdir", "ocdbt.process_0", 2),  # the old one is half removed
+    for event, pattern, count in (
+        ("os.mkdir", r"/\.unfinished-\w+/default", 2),
+        ("open", r"metrics\.jsonl", 5),
+        ("open", r"sha256\.json", 2),
+        ("os.rename", r"/\.unfinished-\w+'", 2),
+        ("os.rename", r"checkpoints/\.old", 2),
+        ("os.rmdir", r"ocdbt\.process_0", 2),  # the old one is half removed
     ):
-        run.killed_at(event, part, count)
+        run.killed_at(event, pattern, count)
     for _ in range(5):
-        run.killed_after(chance.uniform(0, 0.1), run.grows("checkpoints/.unfinished"))
+        run.killed_after(chance.uniform(0, 0.1), run.grows("checkpoints"))
     for _ in range(5):
         run.killed_after(chance.uniform(0, 0.1), run.grows("metrics.jsonl"))
     assert len(read_metrics(run.workdir)) < epochs
-    run.killed_at("os.mkdir", "run/.unfinished'")
+    run.killed_at("os.mkdir", r"run/\.unfinished'")
     for _ in range(4):  # while it evaluates
         run.killed_after(chance.uniform(0, 2.0), run.has(".unfinished"))
-    for event, part in (
-        ("open", "summary.png"),
-        ("os.rename", "run/.unfinished'"),
-        ("os.rename", ".finished/figures"),
+    for event, pattern in (
+        ("open", r"summary\.png"),
+        ("os.rename", r"run/\.unfinished'"),
+        ("os.rename", r"\.finished/figures"),
     ):
-        run.killed_at(event, part)
+        run.killed_at(event, pattern)
     run.finish()
     assert_ends_as(run, undisturbed.workdir)
-    run.killed_at("os.rename", ".finished/figures")  # the old ones are out of the way
+    run.killed_at("os.rename", r"\.finished/figures")  # the old ones are out of the way
     assert not (run.workdir / "figures").exists()
     run.finish("--mode=evaluate")
     assert_ends_as(run, undisturbed.workdir)
@@ -440,6 +467,20 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert ("continuing" in capfd.readouterr().out) == bool(kept)
 
 
+def test_many_arrays_on_a_full_disk_are_as_quiet_as_few(disk, capfd):
+    """Each array of a checkpoint is written by itself, and fails by itself."""
+    many = {str(i): np.random.default_rng(i).random((300, 20)) for i in range(300)}
+    with Checkpoints(disk / "checkpoints", 3) as checkpoints:
+        checkpoints.save(1, tree(1))
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"can't be written \(No space left on device\)"):
+                checkpoints.save(2, many)
+            assert checkpoints.steps() == [1]
+        checkpoints.save(3, tree(3))
+        np.testing.assert_array_equal(checkpoints.restore(tree(0))["a"], tree(3)["a"])
+    assert not capfd.readouterr().err
+
+
 def test_a_full_disk_keeps_an_earlier_evaluation(images_file, disk, whole, monkeypatch):
     config = short(images_file)
     shutil.copytree(whole[2], disk, dirs_exist_ok=True)
@@ -638,6 +679,26 @@ def test_a_second_command_leaves_the_first_undisturbed(images_file, tmp_path):
         _, errors = first.communicate(timeout=240)
     assert (first.returncode, errors) == (0, "")
     assert_ends_as(run, undisturbed.workdir)
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_when_the_first_one_cannot_go_on(tmp_path, disk):
+    with files.locked(tmp_path / "used"):
+        first, second = ends(*start_two(tmp_path / "used"))
+    refused = f"error: workdir {tmp_path / 'used'} is in use by process {os.getpid()} on "
+    full = f"error: {disk / 'run'}/"
+    runs = start_two(disk / "run", "--config.train.epochs=100000")
+    while len(read_metrics(disk / "run")) < 2 and runs[0].poll() is None:
+        time.sleep(0.1)
+    fill(disk)
+    for (status, _, errors), text in (
+        (first, refused),
+        (second, other := "error: another process of the run could not go on: its own line says"),
+        *zip(ends(*runs), (full, other), strict=True),
+    ):
+        assert status == 2
+        (line,) = (x for x in errors.splitlines() if not x.startswith("W"))
+        assert line.startswith(text)
 
 
 # Numbers that stop being finite.
