@@ -14,7 +14,13 @@ last place over the whole range of normal numbers (a subnormal counts as zero, a
 accelerators). Derivatives exist to any order and are finite everywhere: where the map has none
 (the zero vector, a pole), the direction-less part is taken as 0, and a tail below 1e-31 (float32)
 counts as such a point.
+
+What is too large for its dtype is infinite, and a norm beyond the largest number (3e38 in float32)
+is that of an infinitely long vector: cosines and projections are 0 there and derivatives may be
+NaN. NaN gives NaN wherever it enters; an infinity gives NaN or, where there is one, the limit.
 """
+
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -53,24 +59,27 @@ def cosines(x: ArrayLike, *, eps: ArrayLike = 0.0) -> Array:
 
     Args:
       x: [..., n] floating-point, n >= 2.
-      eps: added to t_k² under the root, in squared units of x; the authors' code uses 1e-3.
+      eps: added to t_k² under the root, in squared units of x; the authors' code uses 1e-3. One
+        below the smallest normal number counts as 0, and one that is traced must be above it. From
+        1e-25 on (float32), derivatives are finite at a zero tail as well.
 
     Returns:
       [..., n - 1], each in [-1, 1].
 
     Raises:
       TypeError: x is not floating-point.
-      ValueError: n < 2 or eps < 0.
+      ValueError: n < 2, or eps a number that is NaN or below 0.
 
     Example:
       >>> cosines(jnp.array([3.0, 0.0, 4.0]))  # 3/5 and 0/4
       Array([0.6, 0. ], dtype=float32)
     """
     x = _vectors(x, "x")
-    if isinstance(eps, int | float) and not eps > 0:
-        if eps == 0:
+    if isinstance(eps, numbers.Real):
+        if not eps >= 0:
+            raise ValueError(f"eps must be >= 0, got {eps}")
+        if eps < jnp.finfo(computed_in(x.dtype)).tiny:
             return _cosines(x)
-        raise ValueError(f"eps must be >= 0, got {eps}")
     return _cosines_with_eps(x, eps)
 
 
@@ -159,7 +168,7 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
 
     It is the log-determinant of the Jacobian of `to_cartesian`. At a pole or at r = 0 the element
     vanishes; its logarithm is then held at the finite value it has for a sine (or radius) of
-    1e-19 in float32, with gradient 0 below.
+    1e-19 in float32, with gradient 0 below. The last angle does not enter.
 
     Args:
       radius: [...] floating-point.
@@ -349,7 +358,7 @@ def _inverse(size):
 @jax.custom_jvp
 def _ratio(a, b):
     """a / b for 0 <= |a| <= b, and 0 where b = 0."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
 
 @_ratio.defjvp
