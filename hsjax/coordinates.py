@@ -212,6 +212,12 @@ def computed_in(dtype) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
+def widened(x: ArrayLike, name: str) -> Array:
+    """x in float32 or wider; a TypeError that names the argument if it isn't floating-point."""
+    x = _vectors(x, name, at_least=0)
+    return x.astype(computed_in(x.dtype))
+
+
 # ------------------------------------------------------------------ what the functions are made of
 
 
@@ -287,8 +293,9 @@ def _project(x, radius):
 
 @_in_float32
 def _log_volume(radius, angles):
-    powers = jnp.arange(angles.shape[-1] - 1, 0, -1, dtype=angles.dtype)  # n-1-k for k = 1 ... n-2
-    sines = jnp.sum(_log_sine(angles[..., :-1]) * powers, axis=-1)
+    rest = angles[..., :-1]
+    powers = rest.shape[-1] - lax.broadcasted_iota(rest.dtype, rest.shape, rest.ndim - 1)  # n-1-k
+    sines = jnp.sum(_log_sine(rest) * powers, axis=-1)
     return angles.shape[-1] * _log(jnp.abs(radius)) + sines
 
 
@@ -357,8 +364,12 @@ def _inverse(size):
 
 @jax.custom_jvp
 def _ratio(a, b):
-    """a / b for 0 <= |a| <= b, and 0 where b = 0."""
-    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
+    """a / b for 0 <= |a| <= b, and 0 where b = 0.
+
+    XLA multiplies by 1 / b, which is a subnormal, so 0, for the largest b: those are scaled down.
+    """
+    scale = jnp.where(b > 2.0 ** (jnp.finfo(b.dtype).maxexp - 28), 2.0**-30, 1.0)
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b * scale) * scale)
 
 
 @_ratio.defjvp

@@ -16,7 +16,12 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-PURE = ("test_coordinates", "test_losses", "test_samplers")  # flax and optax do promote
+PURE = (
+    "test_coordinates",
+    "test_losses",
+    "test_samplers",
+    "test_wild",
+)  # flax and optax do promote
 
 
 @pytest.fixture(autouse=True)
