@@ -132,12 +132,17 @@ class Records:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl; an incomplete last one (a killed run) is left out."""
+    """The lines of metrics.jsonl up to one that isn't a whole row of numbers (a killed run)."""
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (RecursionError, ValueError):
             break
+        if type(row) is not dict or not {"epoch", "step", "loss"} <= row.keys():
+            break
+        if any(type(value) not in (int, float) for value in row.values()):
+            break
+        rows.append(row)
     return rows
