@@ -184,7 +184,8 @@ def test_feature_networks_from_elsewhere(marker, tmp_path):
 def test_inception_weights_from_elsewhere(marker, tmp_path):
     path = tmp_path / "weights.pth"
     evil = pickles(marker)
-    nested = b"\x80\x02)" + b"".join(b"q%c" % i + b"h%ch%c\x86" % (i, i) for i in range(60))
+    # Pairs of the one before: the last has 2⁶⁰ leaves, all of which hash and repr would visit.
+    pairs = b")q\x01" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(1, 61))
     contents = {
         **evil,
         **{f"zip, {name}": zipped({"archive/data.pkl": body}) for name, body in evil.items()},
@@ -200,8 +201,12 @@ def test_inception_weights_from_elsewhere(marker, tmp_path):
         "a name called with names": b"\x80\x02ctorch._utils\n_rebuild_parameter\n"
         b"(ccollections\nOrderedDict\nh\x00NtR.",
         "lists in lists": b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
-        "tuples that double": nested + b".",
-        "a key that doubles": b"\x80\x02}" + nested[2:] + b"Ns.",
+        "pairs of pairs": b"\x80\x02" + pairs + b".",
+        "pairs for a key": b"\x80\x02}q\x00" + pairs + b"h\x00h\x3dNs.",
+        "pairs for keys": b"\x80\x02}q\x00" + pairs + b"h\x00(h\x3dNu.",
+        "pairs for a storage": b"\x80\x02"
+        + pairs
+        + b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nh\x3dNK\x01tQ.",
         "a long number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
         "no end": b"\x80\x02",
         "paths": zipped({"../archive/data.pkl": b"\x80\x02}.", f"{marker}": b""}),
