@@ -97,6 +97,11 @@ def main(_) -> None:
     except experiment.Interrupted as stop:
         print(stop)
         sys.exit(128 + stop.signal)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        sys.stdout = open(os.devnull, "w")  # or leaving would try it again
+        _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
     except KeyboardInterrupt:  # outside of training: there is nothing to save
         _fail("interrupted: repeat the command to continue", 130)
 

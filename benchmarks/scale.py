@@ -49,7 +49,7 @@ def config_of(workdir: Path):
 def measure(workdir: Path, count: int) -> list[dict]:
     """A row for each scale: reconstruction error, distance of reconstructions and of samples."""
     config = config_of(workdir)
-    run = experiment._open(config, workdir, data.load(config.data.name, config.data.dir))
+    run = experiment._open(config, workdir, data.of_config(config.data))
     with Checkpoints(workdir / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         state = checkpoints.restore(run.experiment.initial(config.seed))
     if state is None:

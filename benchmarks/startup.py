@@ -115,7 +115,7 @@ def first_step(config, load, begin: float) -> dict[str, float]:
 def dataset_of(config) -> data.Dataset:
     """The config's data, or noise in place of what is not bundled."""
     if config.data.name == "digits":
-        return data.load(config.data.name, config.data.dir)
+        return data.of_config(config.data)
     images = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
     return data.Dataset("noise", images, None, images[:200], None)
 

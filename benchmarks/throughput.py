@@ -4,9 +4,10 @@
         [--out=FILE.json]
 
 The compressed VAE of the CIFAR10 configs, n = 200, on noise images. Training is a scan of steps on
-an accelerator and a loop of them on a CPU, as in a run; evaluation encodes test images, decodes
-their μ and rounds, through `hsjax.evaluate`, with what goes to the host and back. Compilation comes
-before the clock starts. Where a batch takes as long as a smaller one, dispatch is the limit.
+an accelerator and a loop of them on a CPU, as in a run; "streamed" is that loop with batches sent
+from the host. Evaluation encodes test images, decodes their μ and rounds, through `hsjax.evaluate`,
+with what goes to the host and back. Compilation comes before the clock starts. Where a batch takes
+as long as a smaller one, dispatch is the limit.
 
 --torch measures benchmarks/torch_vae.py in the same rounds, in turn with ours, on the same kind of
 device and with as many threads: the same network and objective, eagerly, with both updates in one
@@ -28,7 +29,7 @@ import numpy as np
 from benchmarks.measure import interleave, ratio, text, write
 from benchmarks.overhead import COUNT, stepper
 from configs import cifar_compressed
-from hsjax import evaluate, train
+from hsjax import batches, evaluate, train
 from hsjax.config import UserError
 
 N = 200
@@ -88,9 +89,28 @@ def torch_network(torch_vae, device: str, dtype: str):
     return model.to(device)
 
 
+def streamer(dtype: str, batch: int, steps: int):
+    """As `stepper`, with images that come from the host through `batches.stream`."""
+    config, images = config_of(dtype, batch), noise_images(COUNT)
+    experiment, state = train.create(config, SHAPE, COUNT)
+    programs, objective = train.programs(experiment, COUNT), train.objective(config)
+    order = np.asarray(programs.order(state))
+    ahead = batches.stream(images, np.tile(order, (10_000 // len(order), 1)))
+    step = programs.batch.lower(objective, state, next(ahead)).compile()
+
+    def run():
+        nonlocal state
+        for _ in range(steps):
+            state = step(objective, state, next(ahead))
+        return state
+
+    return run
+
+
 def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dict:
     """Seconds a step, [rounds], of each implementation."""
     functions = {"ours": stepper("spherical", N, dtype, batch, steps)[0]}
+    functions["ours, streamed"] = streamer(dtype, batch, steps)
     if other:
         torch_vae, device, _ = other
         config = config_of(dtype, batch)
@@ -108,10 +128,10 @@ def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dic
     return {name: row / steps for name, row in times.items()}
 
 
-def evaluation(dtype: str, batch: int, rounds: int, batches: int, other=None) -> dict:
+def evaluation(dtype: str, batch: int, rounds: int, count: int, other=None) -> dict:
     """Seconds a batch, [rounds], of each implementation."""
     experiment, state = train.create(config_of(dtype, batch), SHAPE, COUNT)
-    images = noise_images(batches * batch)
+    images = noise_images(count * batch)
 
     def judge(model, state):
         latent = evaluate.embed(model, state, images, batch)
@@ -122,7 +142,7 @@ def evaluation(dtype: str, batch: int, rounds: int, batches: int, other=None) ->
         torch_vae, device, _ = other
         network = torch_network(torch_vae, device, dtype)
         functions["PyTorch"] = partial(judge, torch_vae.inference(network, device), None)
-    return {name: row / batches for name, row in interleave(functions, rounds).items()}
+    return {name: row / count for name, row in interleave(functions, rounds).items()}
 
 
 def row_of(task: str, dtype: str, batch: int, times: dict[str, np.ndarray]) -> dict:
@@ -163,7 +183,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=(*DTYPES, ",".join(DTYPES)), default=",".join(DTYPES))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/throughput.json"))
     arguments = parser.parse_args()
-    batches = [50, 200] if arguments.quick else arguments.batch
+    counts = [50, 200] if arguments.quick else arguments.batch
     dtypes = ["float32"] if arguments.quick else arguments.dtype.split(",")
     accelerator = jax.default_backend() != "cpu"
     rounds = 30 if accelerator else 10 if arguments.quick else 20
@@ -174,7 +194,7 @@ def main() -> None:
             f"{'task':>10}  {'dtype':>8}  {'batch':>5}  {'':>20}  {'images/s':>10}  "
             f"{'ms a batch':>10}  ours / it"
         )
-        for dtype, batch in itertools.product(dtypes, batches):
+        for dtype, batch in itertools.product(dtypes, counts):
             # On a CPU about 200 images a turn, on an accelerator a long scan.
             steps = 50 if accelerator else max(1, 200 // batch)
             judged = max(1, (10_000 if accelerator else 400) // batch)

@@ -358,7 +358,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         if cache := user_cache():
             jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
         config = configs[missing[0]]
-        dataset = data.load(config.data.name, config.data.dir)
+        dataset = data.of_config(config.data)
         dataset = dataset._replace(train_images=jnp.asarray(dataset.train_images))
     for i, point in enumerate(missing):
         print(f"\n[{i + 1}/{len(missing)}] {point}", flush=True)

@@ -12,11 +12,20 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of initial parameters, data order, flips, noise and samples
 
     config.data = data = ConfigDict()
-    # "digits" (bundled), a path to an .npz, or the name of a tensorflow-datasets image set.
+    # "digits" (bundled), a path to an .npz, a path with a slash at its end to a folder of images,
+    # or the name of a tensorflow-datasets image set.
     data.name = "digits"
     # Where tensorflow-datasets finds or prepares sets; "" is its own default.
     data.dir = ""
     data.flip = False  # flip each training image left-right with probability 1/2
+    # Of folders and tensorflow-datasets sets: the middle square of `crop` pixels (0: the largest)
+    # is scaled to `size` pixels (0: not at all).
+    data.size = 0
+    data.crop = 0
+    data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
+    # Share of a device's memory that training images may take; more are streamed from the host,
+    # which changes no number. 0 streams any set.
+    data.device_share = 0.25
 
     config.model = model = ConfigDict()
     model.latent_dim = 128  # n, the number of latent coordinates
@@ -58,6 +67,9 @@ def get_config() -> ConfigDict:
     train.checkpoints_kept = 3  # the newest ones
     # One program per epoch ("scan", GPU and TPU) or per step ("steps", CPU); "auto" chooses.
     train.loop = "auto"
+    # When the loss stops being finite, find the operation that made the first such number; costs a
+    # copy of the state per epoch and changes no number.
+    train.debug_nans = False
 
     config.sample = sample = ConfigDict()
     # Where new latents come from: see hsjax/samplers.py.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hsjax import devices
 from hsjax.config import UserError
 
 
@@ -51,6 +52,29 @@ def epoch_order(key: Array, count: int, batch_size: int) -> Array:
     steps = steps_per_epoch(count, batch_size)
     order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
     return jnp.concatenate([order, order[: steps * batch_size - count]]).reshape(steps, batch_size)
+
+
+def stream(images: np.ndarray, order: np.ndarray) -> Iterator[Array]:
+    """Yields the batches images[order[0]], images[order[1]], ...: uint8 [batch_size, H, W, C].
+
+    Threads gather them ahead and send each device its share; of several processes, each gathers
+    the rows of its own devices alone.
+
+    Args:
+      images: uint8 [count, H, W, C] on the host, in memory or mapped into it.
+      order: int32 [steps, batch_size], of epoch_order.
+    """
+    import grain  # half a second to import
+
+    def batch(rows):
+        return devices.share((len(rows), *images.shape[1:]), lambda mine: images[rows[mine]])
+
+    ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+    iterator = iter(grain.MapDataset.source(order).map(batch).to_iter_dataset(ahead))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

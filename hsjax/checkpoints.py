@@ -1,9 +1,13 @@
 """Checkpoints of a run: a thin layer over orbax that knows a damaged one before it reads it."""
 
+import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from absl import logging
 
 from hsjax import devices
 from hsjax.config import UserError
-from hsjax.files import reason
+from hsjax.files import reason, rename, sync, writing
 
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 
@@ -21,50 +25,65 @@ _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 class Checkpoints:
     """The newest few states of a run, in `folder`, by step; use it in a `with` statement.
 
-    Orbax writes each one to a temporary folder and renames it, so a killed run leaves no half of
-    one. A file damaged later (a full disk, a broken copy) is found by its SHA-256: orbax reads
-    some damage as numbers.
+    Each is written to a temporary folder that is renamed once it is on the disk, with the SHA-256
+    of all its files: a killed run or a full disk leaves no half of one, and a file damaged later
+    (a broken copy) is found; orbax reads some damage as numbers.
 
     Of several processes the first one reads and writes; in the others the folder seems empty.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
-        self._manager = None
+        self.keep = keep
+        self._orbax = None
         if devices.is_first():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    enable_async_checkpointing=False,
-                    create=False,  # orbax can't, alone
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(
-                        active_processes={0}, barrier_sync_key_prefix="first"
-                    ),
-                ),
+            alone = ocp.options.MultiprocessingOptions(
+                active_processes={0}, barrier_sync_key_prefix="first"
+            )
+            self._orbax = ocp.Checkpointer(
+                ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                multiprocessing_options=alone,
             )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self._manager:
-            self._manager.close()
+        if self._orbax:
+            self._orbax.close()
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, oldest first, good or not."""
-        return sorted(self._manager.all_steps()) if self._manager else []
+        names = os.listdir(self.folder) if self._orbax and self.folder.is_dir() else ()
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step: int, state: Any) -> None:
-        """Write a pytree of arrays as the checkpoint of this step, unless there is one."""
-        if not self._manager or step in self.steps():
+        """Write a pytree of arrays as the checkpoint of this step, unless there is one.
+
+        Raises:
+          UserError: it can't be written; those there are stay.
+        """
+        if not self._orbax or step in self.steps():
             return
         if jax.process_count() > 1:
             state = jax.device_get(state)  # orbax refuses the arrays of a single process
-        self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
-        folder = self.folder / str(step)
-        (folder / _SUMS).write_text(json.dumps(_sums(folder)))
+        new, old = self.folder / ".unfinished", self.folder / ".old"
+        with writing(self.folder):
+            for left in (new, old):  # by a kill
+                shutil.rmtree(left, ignore_errors=True)
+            new.mkdir(parents=True)
+            try:
+                with _plain_errors():
+                    args = ocp.args.StandardSave(_as_dict(state))
+                    self._orbax.save(new / "default", args=args)
+                (new / _SUMS).write_text(json.dumps(_sums(new)))
+                sync(new)
+                rename(new, self.folder / str(step))
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+            for past in self.steps()[: -self.keep]:
+                rename(self.folder / str(past), old)  # in one go, then file by file
+                shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, like: Any) -> Any | None:
         """The newest good state, or None if there is none.
@@ -75,9 +94,10 @@ class Checkpoints:
           like: a state of the same structure; its values don't matter.
 
         Raises:
-          UserError: a state with good files whose arrays have other shapes or can't be read.
+          UserError: a good state whose arrays have other shapes or can't be read, or a damaged
+            one can't be moved.
         """
-        if self._manager is None:
+        if self._orbax is None:
             return None
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
@@ -88,10 +108,10 @@ class Checkpoints:
                 restored = self._read(step, target)
                 return jax.tree.unflatten(jax.tree.structure(like), restored.values())
             aside = self.folder.with_name(f"{self.folder.name}-damaged")
-            aside.mkdir(exist_ok=True)
-            shutil.rmtree(aside / str(step), ignore_errors=True)
-            shutil.move(self.folder / str(step), aside / str(step))
-            self._manager.reload()
+            with writing(aside):
+                aside.mkdir(exist_ok=True)
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                rename(self.folder / str(step), aside / str(step))
             logging.warning(
                 "the checkpoint of step %d is damaged: moved to %s, using the one before it",
                 step,
@@ -100,14 +120,15 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        assert self._manager is not None
+        assert self._orbax is not None
         try:
             # Asked before: orbax, when it fails, leaves tasks behind that fail later.
-            held = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "default")
+            path = self.folder / str(step) / "default"
+            held = ocp.PyTreeCheckpointHandler().metadata(path)
             if _shapes(held.tree) == _shapes(target):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # about the topology it was saved on
-                    return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+                    return self._orbax.restore(path, args=ocp.args.StandardRestore(target))
         except Exception as error:  # made by hand, as the files hash to what they should
             raise UserError(
                 f"{self.folder / str(step)} can't be read ({reason(error)}): remove that folder "
@@ -117,6 +138,25 @@ class Checkpoints:
             f"{self.folder} is of a run on other data (the arrays of step {step} have "
             "other shapes): choose another --workdir"
         )
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """The OSError behind an error of orbax, whose threads print theirs with tracebacks."""
+
+    def elsewhere(record) -> bool:
+        return "orbax" not in record.pathname
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(elsewhere)
+    try:
+        yield
+    except ValueError as error:  # tensorstore's
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise
+    finally:
+        logger.removeFilter(elsewhere)
 
 
 def _as_dict(state: Any) -> dict[str, jax.Array]:

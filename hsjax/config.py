@@ -1,8 +1,6 @@
 """What a user can get wrong in a config, said in one line before anything compiles."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,10 @@ from ml_collections import ConfigDict
 from hsjax import losses, samplers
 
 # A run may be continued with these changed: no number of a finished epoch depends on them.
-_FREE = ("data.dir", "train.epochs", "train.checkpoint_every", "train.checkpoints_kept")
+_FREE = (
+    *("data.dir", "data.device_share", "train.epochs", "train.checkpoint_every"),
+    *("train.checkpoints_kept", "train.debug_nans"),
+)
 _FREE_GROUPS = ("sample.", "evaluate.")
 
 
@@ -122,6 +123,10 @@ _FIELDS: dict[str, _Check] = {
     "data.name": _name,
     "data.dir": _string,
     "data.flip": _switch,
+    "data.size": _whole(0, 100_000),
+    "data.crop": _whole(0, 100_000),
+    "data.corrupt": _one_of("refuse", "skip"),
+    "data.device_share": _number(0),
     "model.latent_dim": _whole(2, 1_000_000),
     "model.stages": _wholes(1, 100_000, fewest=1, up_to=10, different=False),
     "model.dtype": _one_of("float32", "bfloat16"),
@@ -149,6 +154,7 @@ _FIELDS: dict[str, _Check] = {
     "train.checkpoint_every": _whole(1),
     "train.checkpoints_kept": _whole(1),
     "train.loop": _one_of("auto", "scan", "steps"),
+    "train.debug_nans": _switch,
     "sample.sampler": _one_of(*samplers.SAMPLERS),
     "sample.fit_split": _one_of("train", "test"),
     "sample.count": _whole(2),
@@ -190,24 +196,12 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
-    """Create the workdir, or check that the run it holds is of this config.
-
-    Returns:
-      The absolute path.
+def check_workdir(config: ConfigDict, path: Path) -> None:
+    """Find out whether the run that a workdir holds, if any, is of this config.
 
     Raises:
-      UserError: the folder can't be written, or holds a run of another config (the fields that
-        differ are named).
+      UserError: it is of another one (the fields that differ are named), or can't be read.
     """
-    path = Path(workdir).absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise UserError(
-            f"workdir {path} can't be written ({error.strerror}): choose another --workdir"
-        ) from error
     file = path / "config.json"
     mine = _flat(json.loads(json.dumps(config.to_dict())))
     try:
@@ -219,7 +213,6 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike) -> Path:
             f"{path} holds a run of another config ({'; '.join(differing)}): "
             "choose another --workdir, or remove that folder"
         )
-    return path
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,27 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(put, tree)
+
+
+def rows() -> NamedSharding | None:
+    """What jit's in_shardings are for an array whose rows the devices share."""
+    return _along(PartitionSpec("data"), jax.devices()) if jax.device_count() > 1 else None
+
+
+def share(shape: tuple[int, ...], read: Callable[[slice], np.ndarray]) -> Array:
+    """An array [batch, ...] of this shape whose rows the devices share evenly.
+
+    `read` gives a slice of the rows on the host; each process asks for those of its devices.
+    """
+    if (sharding := rows()) is None:
+        return jax.device_put(read(slice(None)))
+    return jax.make_array_from_callback(shape, sharding, lambda index: read(index[0]))  # type: ignore[index]
+
+
+def memory() -> int:
+    """Bytes of memory of a device of this process; of the host for a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:

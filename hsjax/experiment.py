@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 import zlib
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,16 @@ from ml_collections import ConfigDict
 from hsjax import batches, data, devices, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError, open_workdir, validate
-from hsjax.files import replaced_together, write_json, write_npz
+from hsjax.config import UserError, check_workdir, validate
+from hsjax.files import (
+    locked,
+    recover,
+    replaced_together,
+    write_json,
+    write_npz,
+    write_text,
+    writing,
+)
 from hsjax.logs import Phases, Progress, Records, read_metrics
 
 SHOWN = ("loss", "mse", "kl", "beta")  # terms in the progress line
@@ -58,20 +67,30 @@ def train_and_evaluate(
       The final numbers, as in metrics.json; an empty dictionary in processes after the first.
 
     Raises:
-      UserError: a field, the data or the workdir is not usable, or the devices can't share a batch.
+      UserError: a field, the data or the workdir is not usable, the devices can't share a batch, or
+        the disk is full.
       Diverged: a loss that is not finite; the last good checkpoint stays.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
+    with _workdir(config, workdir) as path:
+        return _train_and_evaluate(config, path, dataset)
+
+
+def _train_and_evaluate(config, path, dataset) -> dict:
     with devices.all_or_none():
-        run = _open(config, workdir, dataset)
+        run = _open(config, path, dataset)
         count = len(run.dataset.train_images)
         batches.check_divisible(count, config.train.batch_size, jax.device_count())
     _check_alike(run)
     initial = run.experiment.initial(config.seed)
-    if devices.is_first():
-        write_json(run.path / "config.json", config.to_dict())
-        overview = parameter_overview.get_parameter_overview(initial.params, include_stats=False)
-        (run.path / "parameters.txt").write_text(overview + "\n")
+    with devices.all_or_none():
+        if devices.is_first():
+            with writing(run.path):
+                write_json(run.path / "config.json", config.to_dict())
+                overview = parameter_overview.get_parameter_overview(
+                    initial.params, include_stats=False
+                )
+                write_text(run.path / "parameters.txt", overview + "\n")
     print(_describe(run, initial))
 
     with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
@@ -101,12 +120,27 @@ def evaluate(
     """
     if not (Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoint: train it first with --mode=train")
-    run = _open(config, workdir, dataset)
-    with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-        state = checkpoints.restore(run.experiment.initial(config.seed))
-    if state is None:
-        raise UserError(f"{run.path} has no good checkpoint: train it first with --mode=train")
-    return _evaluate(run, state)
+    with _workdir(config, workdir) as path:
+        run = _open(config, path, dataset)
+        with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
+            state = checkpoints.restore(run.experiment.initial(config.seed))
+        if state is None:
+            raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
+        return _evaluate(run, state)
+
+
+@contextmanager
+def _workdir(config, workdir) -> Iterator[Path]:
+    """The workdir of a config, which no other run uses meanwhile; or the UserError why not."""
+    path = Path(workdir).absolute()
+    with ExitStack() as held:
+        with devices.all_or_none():
+            validate(config)
+            if devices.is_first():
+                held.enter_context(locked(path))
+                check_workdir(config, path)
+                recover(path)
+        yield path
 
 
 class _Run(NamedTuple):
@@ -115,27 +149,34 @@ class _Run(NamedTuple):
     config: ConfigDict
     path: Path
     dataset: data.Dataset
+    streamed: bool  # whether the training images stay on the host
     experiment: train.Experiment
     programs: train.Programs
     model: evaluation.Inference
 
 
-def _open(config, workdir, dataset) -> _Run:
+def _open(config, path, dataset) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
-    validate(config)
-    path = open_workdir(config, workdir) if devices.is_first() else Path(workdir).absolute()
-    dataset = dataset or data.load(config.data.name, config.data.dir)
+    dataset = dataset or data.of_config(config.data)
     evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
     model = _inference(experiment, config.evaluate.latent_scale)
-    return _Run(config, path, dataset, experiment, programs, model)
+    return _Run(config, path, dataset, _is_streamed(config, dataset), experiment, programs, model)
+
+
+def _is_streamed(config, dataset) -> bool:
+    """Whether the training images take too much of a device's memory, in any process."""
+    images = dataset.train_images
+    on_device = isinstance(images, jax.Array)
+    fits = on_device or images.nbytes <= config.data.device_share * devices.memory()
+    return not all(devices.of_all(fits))
 
 
 def _check_alike(run) -> None:
     """Raise a UserError unless all processes have the same config and images."""
     if jax.process_count() > 1:
-        images = zlib.crc32(np.asarray(run.dataset.train_images).tobytes())
+        images = zlib.crc32(np.ascontiguousarray(run.dataset.train_images).data)
         if len(set(devices.of_all(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
             raise UserError("the processes of the run differ in config or data: give all the same")
 
@@ -154,10 +195,11 @@ def _train(run, state, checkpoints, records, stop_signal):
     """From `state` to the last epoch; everything with a side effect happens here."""
     config, experiment, programs = run.config, run.experiment, run.programs
     several = jax.process_count() > 1
-    objective, state, images = devices.replicate(
-        (train.objective(config), state, jnp.asarray(run.dataset.train_images))
-    )
-    scan = train.runs_scan(config)
+    objective, state = devices.replicate((train.objective(config), state))
+    images = run.dataset.train_images
+    if not run.streamed:
+        images = devices.replicate(jnp.asarray(images))
+    scan = train.runs_scan(config) and not run.streamed
     first = int(state.step)
     last = config.train.epochs * experiment.steps
     if first < last:
@@ -165,6 +207,7 @@ def _train(run, state, checkpoints, records, stop_signal):
         programs = _compiled(
             programs,
             *(_shapes(x) for x in (objective, state, images)),
+            streamed=run.streamed,
             scan=scan,
             # The rest of an epoch stopped halfway is another program: jit compiles that when run.
             whole=first % experiment.steps == 0,
@@ -183,11 +226,15 @@ def _train(run, state, checkpoints, records, stop_signal):
     try:
         while (before := int(state.step)) < last:
             started = time.monotonic()
+            origin = None
+            if config.train.debug_nans:
+                start = jax.tree.map(jnp.copy, state)  # the state itself is donated
+                origin = functools.partial(train.origin, run.programs, objective, start, images)
             state = train.train_epoch(
                 programs, objective, state, images, scan=scan, after_step=after_step
             )
             step = int(state.step)
-            _check_finite(experiment, state, checkpoints)
+            _check_finite(experiment, state, checkpoints, origin)
             epoch, inside = divmod(step, experiment.steps)
             if inside == 0:
                 seconds = time.monotonic() - started
@@ -203,14 +250,17 @@ def _train(run, state, checkpoints, records, stop_signal):
                 progress.show(step, shown, new=step - first, final=step == last)
                 if records and (epoch % config.train.checkpoint_every == 0 or step == last):
                     here = _on_this_process(state)
-                    checkpoints.save(step, here)
                     for name, pictures in zip(
                         ("originals", "reconstructions"),
                         evaluation.example_images(run.model, here, run.dataset.test_images),
                         strict=True,
                     ):
                         records.images(name, np.asarray(pictures), step)
+                    records.sync()
+                    checkpoints.save(step, here)
             if stop := max(devices.of_all(stop_signal() or 0)):
+                if records:
+                    records.sync()
                 checkpoints.save(step, _on_this_process(state))
                 raise Interrupted(
                     f"stopped in epoch {epoch + (inside > 0)} and saved: "
@@ -233,11 +283,14 @@ def _shapes(tree):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(programs, objective, state, images, *, scan, whole) -> train.Programs:
+def _compiled(programs, objective, state, images, *, streamed, scan, whole) -> train.Programs:
     """Compile before the clock starts, so that rates and the time left are those of training."""
     objective, state, images = (jax.tree.unflatten(t, x) for x, t in (objective, state, images))
     order = jax.eval_shape(programs.order, state)
     programs = programs._replace(order=programs.order.lower(state).compile())
+    if streamed:
+        batch = jax.ShapeDtypeStruct((order.shape[1], *images.shape[1:]), images.dtype)
+        return programs._replace(batch=programs.batch.lower(objective, state, batch).compile())
     arguments = objective, state, images, order
     if not scan:
         return programs._replace(step=programs.step.lower(*arguments).compile())
@@ -256,8 +309,11 @@ def _averages(state, steps) -> dict[str, float]:
     return {name: float(np.mean(row[:steps], dtype=np.float64)) for name, row in history.items()}
 
 
-def _check_finite(experiment, state, checkpoints):
-    """Raise Diverged, naming the first bad step, unless all terms and parameters are finite."""
+def _check_finite(experiment, state, checkpoints, origin):
+    """Raise Diverged, naming the first bad step, unless all terms and parameters are finite.
+
+    `origin`, if not None, says which operation is to blame.
+    """
     step = int(state.step)
     steps = _steps_in_history(experiment, step)
     history = {name: np.asarray(row[:steps]) for name, row in state.history.items()}
@@ -272,6 +328,7 @@ def _check_finite(experiment, state, checkpoints):
         f"the loss is not finite in epoch {(step - 1) // experiment.steps + 1}, "
         f"step {inside + 1} of {experiment.steps}: {terms}; "
         + (f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet")
+        + (f"; the first such number: {origin()}" if origin else "")
         + "; a smaller train.learning_rate or loss.beta, or train.gradient_clip, may help"
     )
 
@@ -282,9 +339,10 @@ def _evaluate(run, state, records=None) -> dict:
     with replaced_together(run.path) as new, Phases() as say:
         found = evaluation.evaluate(run.config, run.experiment, run.model, state, run.dataset, say)
         say("drawing")
-        _draw(new / "figures", run, found)
-        write_npz(new / "embeddings.npz", found.arrays)
-        write_json(new / "metrics.json", found.numbers)
+        with writing(run.path):
+            _draw(new / "figures", run, found)
+            write_npz(new / "embeddings.npz", found.arrays)
+            write_json(new / "metrics.json", found.numbers)
     if records:
         records.results(found.numbers, int(state.step))
     print(report.table(found.numbers, run.dataset.name))
@@ -335,6 +393,7 @@ def _describe(run, state) -> str:
         f"{dataset.name}: {count} training images of {height}x{width}x{channels}, "
         f"{experiment.steps} batches of {batch_size} an epoch"
         + (f" (the last one filled up with {repeated} seen twice)" if repeated else "")
+        + (", streamed from the host" if run.streamed else "")
         + f"\n{config.loss.kind} VAE, n = {config.model.latent_dim}: "
         f"{parameters:,} parameters on {number}{device.device_kind} ({device.platform}){hosts}"
     )

@@ -1,15 +1,19 @@
-"""Files that are read whole or refused, and written whole or not at all."""
+"""Files that are read whole or refused, written whole or not at all, and by one run at a time."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import shutil
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from absl import logging
 
 from hsjax.config import UserError
 
@@ -58,51 +62,195 @@ def reason(error: BaseException) -> str:
     return (lines[0].strip() if lines else type(error).__name__)[:200]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees all of it or the one before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An OSError inside becomes the UserError that `path` can't be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror or reason(error)}): make room or mend that, "
+            "and repeat the command: it goes on from the last checkpoint"
+        ) from error
 
 
-def write_json(path: Path, tree: dict) -> None:
-    """Write a dictionary as JSON, atomically."""
-    write_atomically(path, json.dumps(tree, indent=2) + "\n")
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A workdir, created if it isn't there, is this process's alone until the end.
+
+    The system lets go of it when a process is killed. Where files can't be locked, a warning says
+    so. NFS locks among hosts, unless mounted with local_lock.
+
+    Raises:
+      UserError: the folder can't be written, or another process, which is named, is using it.
+    """
+    file = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(file)
+        try:
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError:
+            _unlock(file, lock)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"workdir {folder} can't be written ({error.strerror}): "
+            "mend that or choose another --workdir"
+        ) from error
+    try:
+        yield
+    finally:
+        _unlock(file, lock)
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes all of the file or none of it, whatever happens midway."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _lock(file: Path) -> int:
+    """The locked file's descriptor."""
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _flock(lock)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), os.stat(file)):
+                    return lock
+        except BlockingIOError as error:
+            holder = os.pread(lock, 1000, 0).decode(errors="replace") or "another process"
+            os.close(lock)
+            raise UserError(
+                f"workdir {file.parent} is in use by {holder}: "
+                "wait for it, stop it, or choose another --workdir"
+            ) from error
+        except OSError as error:
+            logging.warning(
+                "workdir %s can't be locked (%s): start no second run in it",
+                *(file.parent, error.strerror),
+            )
+            return lock
+        os.close(lock)  # its holder removed the file before it let go: this one is nobody's
+
+
+def _flock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOSYS, "not on this system") from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(file: Path, lock: int) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
+    os.close(lock)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk holds a file, or all of a folder."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            sync(entry)
+    _fsync(path)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give the disk a file or folder under another name, in the place of what has that name."""
+    os.replace(old, new)
+    _fsync(new.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # the names in a folder not every file system can write at once
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` at the end, or after an error leaves no trace."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        rename(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file so that a reader sees all of it or the one before."""
+    with _replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, tree: dict) -> None:
+    """Write a dictionary as JSON, all of it or nothing."""
+    write_text(path, json.dumps(tree, indent=2) + "\n")
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write all of the file or nothing, whatever happens midway."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as file:
+        try:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        except ValueError as error:
+            if isinstance(error.__context__, OSError):  # which zipfile hides
+                raise error.__context__ from None
+            raise
+
+
+_UNFINISHED, _FINISHED, _REPLACED = ".unfinished", ".finished", ".replaced"
 
 
 @contextlib.contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
     """A new folder, all of whose entries take the place of those in `folder` at the end, or none.
 
-    An error inside leaves `folder` as it was.
+    An error or a kill inside leaves `folder` as it was. A kill while entries take their places is
+    what `recover` is for.
+
+    Raises:
+      UserError: `folder` can't be written.
     """
-    new, old = folder / ".unfinished", folder / ".replaced"
-    for path in (new, old):  # what a kill left
-        shutil.rmtree(path, ignore_errors=True)
-    new.mkdir()
+    recover(folder)
+    new = folder / _UNFINISHED
+    with writing(folder):
+        new.mkdir()
     try:
         yield new
-        old.mkdir()
-        for entry in sorted(new.iterdir()):
-            there = folder / entry.name
-            if there.is_dir():  # which can't be replaced in one go
-                os.replace(there, old / entry.name)
-            os.replace(entry, there)
+        with writing(folder):
+            sync(new)
+            rename(new, folder / _FINISHED)
+            recover(folder)
     finally:
-        for path in (new, old):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Bring to an end what a killed process was writing: the whole of it, or nothing.
+
+    Raises:
+      UserError: `folder` can't be written.
+    """
+    finished, old = folder / _FINISHED, folder / _REPLACED
+    with writing(folder):
+        if finished.is_dir():
+            for entry in sorted(finished.iterdir()):
+                there = folder / entry.name
+                if there.is_dir():  # which can't be replaced in one go
+                    shutil.rmtree(old, ignore_errors=True)
+                    rename(there, old)
+                rename(entry, there)
+            finished.rmdir()
+        for temporary in folder.glob(".*.tmp"):
+            temporary.unlink()
+    for left in (old, folder / _UNFINISHED):
+        shutil.rmtree(left, ignore_errors=True)

@@ -1,14 +1,22 @@
 """What a run tells while it goes: the progress line, metrics.jsonl and TensorBoard files."""
 
+import contextlib
+import itertools
 import json
+import shutil
+import socket
+import statistics
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from absl import logging
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
-from hsjax.files import write_atomically
+from hsjax.files import sync, write_text, writing
 
 
 class Progress:
@@ -101,48 +109,145 @@ class Records:
     """metrics.jsonl, a line per epoch, and the same scalars and image grids for TensorBoard."""
 
     def __init__(self, workdir: Path, epoch: int, step: int):
-        """Continue after `epoch`: what an interrupted run wrote beyond it is dropped."""
+        """Continue after `epoch`: what an interrupted run wrote beyond it is dropped.
+
+        A warning says which epochs damage has taken; of a damaged file a copy is kept.
+
+        Raises:
+          UserError: metrics.jsonl can't be written; `epoch` and `sync` likewise.
+        """
         self._path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(workdir) if row["epoch"] <= epoch]
-        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        with writing(self._path):
+            rows, damaged = _rows(self._path)
+            kept = [row for row in rows if row["epoch"] <= epoch]
+            if lost := sorted(set(range(1, epoch + 1)) - {row["epoch"] for row in kept}):
+                _warn(self._path, lost, damaged)
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._events = _Events(workdir / "tensorboard", step + 1)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._writer.close()
+        self._events.close()
 
     def epoch(self, row: dict) -> None:
         """Add an epoch; row holds "epoch", "step" and numbers by name."""
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name in row.keys() - {"epoch", "step"}:
-            self._writer.add_scalar(f"train/{name}", row[name], row["step"])
+            self._events.add(row["step"], summary.scalar(f"train/{name}", row[name]))
 
     def images(self, name: str, images: np.ndarray, step: int) -> None:
         """Add a grid of images [count, height, width, channels] in [0, 1]."""
-        self._writer.add_images(name, images, step, dataformats="NHWC")
+        self._events.add(step, summary.image(name, images, dataformats="NHWC"))
 
     def results(self, numbers: dict, step: int) -> None:
         """Add the final numbers."""
         for name, value in numbers.items():
             if isinstance(value, int | float):
-                self._writer.add_scalar(f"test/{name}", value, step)
+                self._events.add(step, summary.scalar(f"test/{name}", value))
+
+    def sync(self) -> None:
+        """Wait until the disk holds it all, before a checkpoint that no line may be missing for."""
+        with writing(self._path):
+            sync(self._path)
+        self._events.sync()
+
+
+class _Events:
+    """A file for TensorBoard, which a run can do without: a warning says when it has to.
+
+    Written at once: tensorboardX's own writer leaves that to a thread, and once this thread has
+    met an error, waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        """TensorBoard will hide what older files in `folder` have of `first_step` and later."""
+        self._folder, self._file = folder, None
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        with self._or_without():
+            folder.mkdir(exist_ok=True)
+            self._file = RecordWriter(str(folder / name))
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, content: summary.Summary) -> None:
+        self._write(step=step, summary=content)
+
+    def _write(self, **content) -> None:
+        if self._file:
+            with self._or_without():
+                event = Event(wall_time=time.time(), **content)
+                self._file.write(event.SerializeToString())
+
+    def sync(self) -> None:
+        if self._file:
+            with self._or_without():
+                self._file.flush()
+
+    def close(self) -> None:
+        if self._file:
+            with self._or_without():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _or_without(self):
+        try:
+            yield
+        except OSError as error:
+            logging.warning(
+                "%s can't be written (%s): going on without TensorBoard",
+                *(self._folder, error.strerror),
+            )
+            if self._file:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            self._file = None
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl up to one that isn't a whole row of numbers (a killed run)."""
-    path = Path(workdir) / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    """The rows of metrics.jsonl; a line that can't be read, such as one cut off, is left out."""
+    return _rows(Path(workdir) / "metrics.jsonl")[0]
+
+
+def _rows(path: Path) -> tuple[list[dict], list[int]]:
+    """The rows of metrics.jsonl, and the numbers of the lines that are none."""
+    rows, damaged = {}, []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
-            row = json.loads(line)
-        except (RecursionError, ValueError):
-            break
-        if type(row) is not dict or not {"epoch", "step", "loss"} <= row.keys():
-            break
-        if any(type(value) not in (int, float) for value in row.values()):
-            break
-        rows.append(row)
-    return rows
+            row = json.loads(line.decode())
+            if "loss" not in row or not all(type(value) in (int, float) for value in row.values()):
+                raise ValueError
+            rows[number] = row, row["step"] / row["epoch"]
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
+            damaged.append(number)
+    # Every epoch has as many steps; in a row that differs, one of the two is damaged.
+    usual = statistics.mode(steps for _, steps in rows.values()) if rows else None
+    damaged += [number for number, (_, steps) in rows.items() if steps != usual]
+    return [row for row, steps in rows.values() if steps == usual], sorted(damaged)
+
+
+def _warn(path: Path, lost: list[int], damaged: list[int]) -> None:
+    """Say which epochs are missing; of a file with damaged lines a copy is kept."""
+
+    def shown(numbers):
+        return ", ".join(map(str, numbers[:5])) + ", ..." * (len(numbers) > 5)
+
+    if not damaged:
+        logging.warning("%s lacks epoch %s: going on without", path, shown(lost))
+        return
+    names = (f"{path.name}-damaged-{i}" for i in itertools.count(1))
+    copy = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    shutil.copyfile(path, copy)
+    logging.warning(
+        "%s lacks epoch %s (line %s is damaged): going on without; the file as it was is now %s",
+        *(path, shown(lost), shown(damaged), copy.name),
+    )

@@ -1,11 +1,15 @@
 """Training as pure functions: (state, batch) -> state, and an epoch of such steps."""
 
 import functools
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array, lax
@@ -244,12 +248,13 @@ class Programs(NamedTuple):
     order: Callable  # state -> int32 [steps, batch]: which images make up the epoch's batches
     step: Callable  # (objective, state, images, order) -> state after the next batch of the epoch
     epoch: Callable  # (objective, state, images, order[k:]) -> state after all these batches
+    batch: Callable  # (objective, state, batch) -> state after a batch that comes from the host
 
 
 def programs(experiment: Experiment, count: int) -> Programs:
-    """Jit the parts of an epoch over `count` training images resident on every device.
+    """Jit the parts of an epoch over `count` training images.
 
-    The devices share each batch; arguments and results are whole on all of them.
+    The devices share each batch; other arguments and all results are whole on each of them.
     """
     batch_size = experiment.config.train.batch_size
     sharding = devices.everywhere()
@@ -271,10 +276,14 @@ def programs(experiment: Experiment, count: int) -> Programs:
 
         return lax.scan(body, state, order)[0]
 
+    def batch(objective, state, batch):
+        return train_step(experiment, objective, state, batch)
+
     return Programs(
         order=jit(order),
         step=jit(step, donate_argnums=1),
         epoch=jit(epoch, donate_argnums=1),
+        batch=jit(batch, in_shardings=(sharding, sharding, devices.rows()), donate_argnums=1),
     )
 
 
@@ -288,7 +297,7 @@ def train_epoch(
     programs: Programs,
     objective: Objective,
     state: TrainState,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     scan: bool,
     after_step: Callable[[TrainState], bool] = lambda state: True,
@@ -299,7 +308,7 @@ def train_epoch(
       programs: of this run.
       objective: of this run.
       state: with step % steps batches of the epoch done.
-      images: uint8 [count, height, width, channels], on every device.
+      images: uint8 [count, height, width, channels], on every device, or streamed if NumPy's.
       scan: one program for all batches (GPU, TPU) instead of one call a batch.
       after_step: called after each batch, or once after a scan; False ends the epoch early.
 
@@ -308,6 +317,12 @@ def train_epoch(
     """
     order = programs.order(state)
     done = int(state.step) % len(order)
+    if isinstance(images, np.ndarray):
+        for batch in batches.stream(images, np.asarray(order)[done:]):
+            state = programs.batch(objective, state, batch)
+            if not after_step(state):
+                break
+        return state
     if scan:
         state = programs.epoch(objective, state, images, order[done:])
         after_step(state)
@@ -317,3 +332,59 @@ def train_epoch(
         if not after_step(state):
             break
     return state
+
+
+def origin(
+    programs: Programs, objective: Objective, state: TrainState, images: Array | np.ndarray
+) -> str:
+    """Which operation makes the first number of an epoch that is not finite, and where.
+
+    Runs the epoch again and, operation by operation, its first step that ends with such a number.
+
+    Args:
+      programs: of this run, not compiled ahead of time.
+      objective: of this run.
+      state: before the epoch, or a part of it; kept.
+      images: as in `train_epoch`.
+
+    Returns:
+      Such as "step 3: invalid value (inf) encountered in exp at hsjax/models.py:24".
+    """
+    found: list[str] = []
+
+    def watched(program):
+        def step(objective, before, *batch):
+            after = program(objective, jax.tree.map(jnp.copy, before), *batch)
+            if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(after)):
+                inside = int(before.step) % len(before.history["loss"]) + 1
+                culprit = _first_not_finite(program, objective, before, *batch)
+                found.append(f"step {inside}: {culprit}")
+            return after
+
+        return step
+
+    programs = programs._replace(step=watched(programs.step), batch=watched(programs.batch))
+    train_epoch(
+        *(programs, objective, state, images),
+        scan=False,
+        after_step=lambda _: not found,
+    )
+    return found[0] if found else "none in steps that are run one by one"
+
+
+def _first_not_finite(function: Callable, *arguments) -> str:
+    """What makes the first infinity or NaN in a jitted function, and the innermost lines of it."""
+    try:
+        with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
+            function(*arguments)
+    except FloatingPointError as error:
+        lines = []
+        for frame in traceback.extract_tb(error.__traceback__):
+            for package in (Path(module).parent for module in (__file__, flax.__file__)):
+                if Path(frame.filename).is_relative_to(package):
+                    file = Path(frame.filename).relative_to(package.parent).as_posix()
+                    lines.append(f"{file}:{frame.lineno}")
+        ours = [line for line in lines if line.startswith("hsjax/")][-1]
+        called = f", called from {ours}" if lines[-1] != ours else ""
+        return f"{error} at {lines[-1]}{called}"
+    return "none of its operations by itself"

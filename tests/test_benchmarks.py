@@ -63,7 +63,7 @@ def test_throughput_times_the_evaluation_of_a_run(config, monkeypatch):
     monkeypatch.setattr(throughput, "config_of", lambda dtype, batch: config)
     monkeypatch.setattr(throughput, "SHAPE", (6, 10, 1))  # those of the config's data, so that
     monkeypatch.setattr(throughput, "COUNT", 44)  # the programs are those of other tests
-    times = throughput.evaluation("float32", batch=8, rounds=2, batches=1)
+    times = throughput.evaluation("float32", batch=8, rounds=2, count=1)
     assert list(times) == ["ours"]
     assert times["ours"].shape == (2,)
 
@@ -78,7 +78,7 @@ def test_throughput_without_pytorch_is_one_line(monkeypatch, capsys):
 
 def test_startup_stages_add_up(config, monkeypatch):
     def load(config):
-        return data.load(config.data.name, config.data.dir)
+        return data.of_config(config.data)
 
     monkeypatch.setattr(experiment, "_built", experiment._built.__wrapped__)  # a new process
     begin = time.monotonic()

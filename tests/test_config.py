@@ -10,7 +10,8 @@ from absl import flags
 import main
 from configs import default
 from hsjax import devices
-from hsjax.config import UserError, open_workdir, validate
+from hsjax.config import UserError, check_workdir, validate
+from hsjax.files import locked
 
 # ml_collections', as it reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -267,7 +268,7 @@ def test_a_field_that_is_missing_is_named(field):
 def test_a_config_json_that_is_none_is_one_line(value, tmp_path):
     (tmp_path / "config.json").write_text(value)
     with pytest.raises(UserError, match=r"config.json is damaged|of another config") as caught:
-        open_workdir(default.get_config(), tmp_path)
+        check_workdir(default.get_config(), tmp_path)
     assert str(caught.value).isprintable()
 
 
@@ -275,18 +276,18 @@ def test_a_config_json_of_other_bytes_or_a_folder_is_one_line(tmp_path):
     file = tmp_path / "config.json"
     file.write_bytes(b"\xff\x00")
     with pytest.raises(UserError, match=r"config.json is damaged"):
-        open_workdir(default.get_config(), tmp_path)
+        check_workdir(default.get_config(), tmp_path)
     file.unlink()
     file.mkdir()
     with pytest.raises(UserError, match=r"config.json is damaged"):
-        open_workdir(default.get_config(), tmp_path)
+        check_workdir(default.get_config(), tmp_path)
 
 
 def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"workdir .* can't be written"):
-            open_workdir(default.get_config(), path)
+        with pytest.raises(UserError, match=r"workdir .* can't be written"), locked(path):
+            pass
 
 
 @pytest.mark.parametrize(

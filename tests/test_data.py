@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsjax import data, files
+from hsjax import data, decoded, files, sources
 from hsjax.config import UserError
 
 _SPLITS = {"train": 7, "test": 3}
@@ -40,6 +41,11 @@ def _same(a, b):
         if x is not None:
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
+
+
+def _copy(dataset):
+    """Of what is mapped from files that a test damages."""
+    return data.Dataset(dataset.name, *map(np.array, dataset[1:]))
 
 
 def _fails(match, name, directory=""):
@@ -165,7 +171,7 @@ def test_npz_damaged_anywhere_is_read_right_or_refused(draw):
 
 def _prepare(folder, *, features=None, examples=None, file_format="array_record"):
     """Writes the prepared set folder (name/version) by hand, as tfds would with TensorFlow."""
-    with data._quiet():
+    with sources.quiet():
         import tensorflow_datasets as tfds
         from array_record.python.array_record_module import ArrayRecordWriter
         from tensorflow_datasets.proto import tf_example_pb2
@@ -231,8 +237,8 @@ def tiny(tmp_path, home):
 @pytest.fixture
 def decodes(monkeypatch):
     """Counts the times a set is decoded."""
-    calls, decode = [], data._decode
-    monkeypatch.setattr(data, "_decode", lambda *args: calls.append(1) or decode(*args))
+    calls, decode = [], decoded._decode
+    monkeypatch.setattr(decoded, "_decode", lambda *args: calls.append(1) or decode(*args))
     return calls
 
 
@@ -243,7 +249,7 @@ def _logged(caplog):
 def test_tfds_set_is_decoded_once_and_kept_beside_it(tiny, home, decodes, caplog, capfd):
     first = data.load("tiny", str(tiny))
     _same(first, ("tiny", *_arrays_as_loaded()))
-    assert [path.name for path in tiny.glob("*.npz")] == ["hsjax-tiny-1.0.0.npz"]
+    assert sorted(path.name for path in tiny.iterdir()) == ["hsjax-tiny-1.0.0", "tiny"]
     assert not home.exists()
     second = data.load("tiny", str(tiny))
     _same(first, second)
@@ -251,37 +257,72 @@ def test_tfds_set_is_decoded_once_and_kept_beside_it(tiny, home, decodes, caplog
     assert len(decodes) == 1
     assert not _logged(caplog)
     assert capfd.readouterr() == ("", "")
-    assert not [path for path in tiny.iterdir() if path.name.startswith(".")]
 
 
 def _arrays_as_loaded():
     return [v.astype(np.int32) if "labels" in k else v for k, v in _arrays().items()]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "a folder", "without a key"])
-def test_damaged_cache_is_rebuilt(tiny, decodes, caplog, damage):
-    first = data.load("tiny", str(tiny))
-    (path,) = tiny.glob("*.npz")
-    content = bytearray(path.read_bytes())
+@pytest.mark.parametrize(
+    "damage", ["truncated", "removed", "flipped", "index", "a file", "another's"]
+)
+def test_damaged_cache_is_rebuilt(tiny, home, decodes, caplog, damage):
+    first = _copy(data.load("tiny", str(tiny)))
+    folder = tiny / "hsjax-tiny-1.0.0"
+    images, index = folder / "train_images", folder / "index.json"
+    content = bytearray(images.read_bytes())
     if damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "empty":
-        path.write_bytes(b"")
+        images.write_bytes(content[: len(content) // 2])
+    elif damage == "removed":
+        images.unlink()
     elif damage == "flipped":
-        content[content.index(_arrays()["train_images"].tobytes()) + 5] ^= 1
-        path.write_bytes(content)
-    elif damage == "a folder":
-        path.unlink()
-        path.mkdir()
+        content[5] ^= 1
+        images.write_bytes(content)
+    elif damage == "index":
+        index.write_text(index.read_text()[:-3])
+    elif damage == "a file":
+        shutil.rmtree(folder)
+        folder.touch()
     else:
-        np.savez(path, **_arrays())
+        index.write_text(index.read_text().replace('"info": "', '"info": "0'))
     _same(first, data.load("tiny", str(tiny)))
-    assert len(decodes) == 2
     (line,) = _logged(caplog)
-    assert re.search(r"hsjax-tiny-1.0.0.npz is damaged or out of date", line)
-    if damage != "a folder":  # which stays where it is: the user's own cache serves instead
+    assert re.search(r"hsjax-tiny-1.0.0 is damaged or out of date", line)
+    # A file stays where it is: the user's own cache serves instead.
+    assert home.exists() == (damage == "a file")
+    count = len(decodes)
+    assert count > 1
+    _same(first, data.load("tiny", str(tiny)))
+    assert len(decodes) == count
+
+
+def test_index_damaged_anywhere_is_noticed(tiny, decodes):
+    first = _copy(data.load("tiny", str(tiny)))
+    index = tiny / "hsjax-tiny-1.0.0" / "index.json"
+    whole = index.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.choice(len(whole), 60, replace=False):
+        index.write_bytes(
+            whole[:at] + bytes([whole[at] ^ (1 << rng.integers(8))]) + whole[at + 1 :]
+        )
         _same(first, data.load("tiny", str(tiny)))
-        assert len(decodes) == 2
+    assert len(decodes) > 40  # where a blank became another, nothing is wrong
+
+
+def test_two_processes_that_decode_at_once_leave_one_cache(tiny, home, monkeypatch, caplog):
+    decode, others = decoded._decode, []
+
+    def slowly(*args):
+        if not others:
+            others.append(1)
+            others.append(data.load("tiny", str(tiny)))  # begins later and is done before
+        return decode(*args)
+
+    monkeypatch.setattr(decoded, "_decode", slowly)
+    _same(data.load("tiny", str(tiny)), others[1])
+    assert sorted(path.name for path in tiny.iterdir()) == ["hsjax-tiny-1.0.0", "tiny"]
+    assert not home.exists()
+    assert not _logged(caplog)
 
 
 def test_cache_of_another_preparation_is_rebuilt(tiny, decodes, caplog):
@@ -297,13 +338,14 @@ def test_cache_of_another_preparation_is_rebuilt(tiny, decodes, caplog):
 
 def _refuse_writes_below(monkeypatch, folder):
     """As a folder mounted read-only does, which root too has to obey."""
+    mkdir = Path.mkdir
 
-    def refuse(path, mode="r", *args):
-        if Path(path).is_relative_to(folder) and "r" not in mode:
+    def refuse(path, *args, **options):
+        if Path(path).is_relative_to(folder) and not path.exists():
             raise OSError(30, "Read-only file system", str(path))
-        return open(path, mode, *args)
+        mkdir(path, *args, **options)
 
-    monkeypatch.setattr(files, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "mkdir", refuse)
 
 
 @pytest.mark.parametrize("how", ["mounted", "marked"])
@@ -313,9 +355,9 @@ def test_read_only_folder_is_cached_in_the_users(tiny, home, decodes, caplog, mo
     else:  # root could still write there, and must not
         tiny.chmod(0o555)
     first = data.load("tiny", str(tiny))
-    assert not list(tiny.glob("*.npz"))
+    assert [path.name for path in tiny.iterdir()] == ["tiny"]
     (path,) = home.iterdir()
-    assert re.fullmatch(r"hsjax-tiny-1.0.0-[0-9a-f]{12}.npz", path.name)
+    assert re.fullmatch(r"hsjax-tiny-1.0.0-[0-9a-f]{12}", path.name)
     _same(first, data.load("tiny", str(tiny)))
     assert len(decodes) == 1
     assert not _logged(caplog)
@@ -326,14 +368,14 @@ def test_without_any_place_to_write_the_run_goes_on(tiny, home, decodes, caplog,
     home.parent.write_text("a file where the folder should be")
     _same(data.load("tiny", str(tiny)), ("tiny", *_arrays_as_loaded()))
     (line,) = _logged(caplog)
-    assert re.search("tiny could not be kept", line)
+    assert re.search("tiny in .* could not be kept", line)
     data.load("tiny", str(tiny))
     assert len(decodes) == 2
 
 
 def test_full_disk_leaves_no_file_and_no_error(tiny, home, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # bytes a file may grow to
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))  # bytes a file may grow to
     try:
         dataset = data.load("tiny", str(tiny))
     finally:
@@ -371,15 +413,15 @@ def test_set_that_is_not_of_images_is_one_line(tmp_path, home):
     _fails(r"\(5, 4, 3\) and \(6, 4, 3\)", "tiny", tmp_path)
     _prepare(tmp_path / "2" / "tiny" / "1.0.0", examples={"train": examples["train"][:3]})
     _fails("has no validation split|has no test split", "tiny", tmp_path / "2")
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("hsjax-*"))
 
 
 def test_records_missing_damaged_or_in_another_format_are_one_line(tiny, tmp_path):
     (record,) = tiny.rglob("tiny-test*")
     os.truncate(record, 70_000)
-    _fails("tiny in .* cannot be read .*: if it is damaged, delete", "tiny", tiny)
+    _fails("3 of the 10 images of tiny in .* can't be read: test image 0, test im", "tiny", tiny)
     record.unlink()
-    _fails("tiny in .* cannot be read .*No such file", "tiny", tiny)
+    _fails("images of tiny in .* can't be read: .*No such file", "tiny", tiny)
     _prepare(tmp_path / "tf" / "tiny" / "1.0.0", file_format="tfrecord")
     _fails("is prepared as tfrecord, .* --config.data.dir=DIR", "tiny", tmp_path / "tf")
     (tiny / "tiny" / "1.0.0" / "dataset_info.json").write_text("{")
@@ -392,7 +434,7 @@ def test_unknown_name_is_one_line(tmp_path, name):
 
 
 def test_set_not_prepared_without_tensorflow_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_has_tensorflow", lambda: False)
+    monkeypatch.setattr(sources, "_has_tensorflow", lambda: False)
     monkeypatch.chdir(tmp_path)
     line = _fails(
         r"mnist is not prepared .*'hsjax\[data\]'.*--config.data.dir=DIR", "mnist", "here"
@@ -412,8 +454,8 @@ def test_set_not_prepared_is_prepared_with_tensorflow(tmp_path, home, monkeypatc
         _prepare(self.data_path, features=features, examples=dict.fromkeys(_SPLITS, images))
         self.info.read_from_directory(self.data_path)
 
-    monkeypatch.setattr(data, "_has_tensorflow", lambda: True)
-    monkeypatch.setattr(data, "_hide_gpus_from_tensorflow", lambda: None)
+    monkeypatch.setattr(sources, "_has_tensorflow", lambda: True)
+    monkeypatch.setattr(sources, "_hide_gpus_from_tensorflow", lambda: None)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
     _fails(r"preparing it failed \(no route to host\): .*", "mnist", tmp_path)
     (tmp_path / "network").touch()
@@ -442,7 +484,7 @@ def test_real_sets(name, shape, count, tmp_path, monkeypatch):
     folder = os.environ.get("HSJAX_TFDS_DIR", "")
     if not os.path.isdir(os.path.join(folder, name)) or not folder:
         pytest.skip(f"HSJAX_TFDS_DIR does not name a folder with a prepared {name}")
-    monkeypatch.setattr(data, "_cache_paths", lambda *_: [tmp_path / "cache.npz"])
+    monkeypatch.setattr(sources, "_tfds_caches", lambda *_: [tmp_path / "cache"])
     first = data.load(name, folder)
     assert first.train_images.shape == (count, *shape)
     assert first.test_images.shape == (10000, *shape)

@@ -39,12 +39,15 @@ def epoch(*, scan):
     program = getattr(programs, name).lower(*arguments, order).compile()
     state = train.train_epoch(programs._replace(**{name: program}), *arguments, scan=scan)
     state = devices.replicate(state, jax.local_devices())
+    streamed = next(batches.stream(dataset.train_images, np.asarray(order)))
     # Eight devices can share the first 96 evenly, and not the last 20.
     images, encode = dataset.test_images[:116], evaluation.inference(experiment).encode
     means = [encode(state, part).mean for part in (images[:96], images[96:])]
     return {
         "devices": jax.device_count(),
         "order": order,
+        "streamed": streamed,
+        "streamed_rows": len(streamed.addressable_shards[0].data),
         "has_whole_batch": "f32[96,8,8" in program.as_text(),
         "mean": np.concatenate(means),
         **{f"history_{name}": row for name, row in state.history.items()},
@@ -63,7 +66,9 @@ def test_eight_devices_train_like_one(tmp_path, scan):
     eight = np.load(tmp_path / "eight.npz")
     assert (one["devices"], eight["devices"]) == (1, 8)
     np.testing.assert_array_equal(one["order"], eight["order"])
-    # Every device computes its share only.
+    np.testing.assert_array_equal(one["streamed"], eight["streamed"])
+    # Every device gets and computes its share only.
+    assert (one["streamed_rows"], eight["streamed_rows"]) == (96, 12)
     assert one["has_whole_batch"]
     assert not eight["has_whole_batch"]
     for name in (name for name in one if name.startswith("history")):
@@ -139,9 +144,11 @@ def state_of(workdir):
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(tmp_path):
+@pytest.mark.parametrize("share", [0.25, 0.0])
+def test_two_processes_train_like_one(tmp_path, share):
     (alone,) = ends(start(tmp_path / "one", "--config.train.epochs=3"))
-    first, second = ends(*start_two(tmp_path / "two", "--config.train.epochs=3"))
+    options = ("--config.train.epochs=3", f"--config.data.device_share={share}")
+    first, second = ends(*start_two(tmp_path / "two", *options))
     assert (alone[0], first[0], second[0]) == (0, 0, 0), (alone, first, second)
     assert "on 2 x cpu (cpu), 2 processes" in first[1]
     assert "k-NN accuracy" in first[1]

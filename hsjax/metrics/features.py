@@ -67,7 +67,8 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
     }
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     name = dataset.name
-    stem = Path(name).stem if name.endswith(".npz") else re.sub("[/:]", "-", name)
+    is_path = name.endswith((".npz", "/"))
+    stem = Path(name).name.removesuffix(".npz") if is_path else re.sub("[/:]", "-", name)
     cache = user_cache()
     path = cache / f"classifier-{stem}-{key[:16]}.npz" if cache else None
     found = _read(path, key) if path else None
@@ -157,18 +158,18 @@ def _logits(params, images):
 
 
 def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
-    images = jnp.asarray(dataset.train_images)
+    images = dataset.train_images
     classes, indices = np.unique(np.asarray(dataset.train_labels), return_inverse=True)
-    labels = jnp.asarray(indices, jnp.int32)
+    labels = indices.astype(np.int32)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     params = jax.tree.map(jnp.asarray, _initial(images.shape[1:], len(classes), seed))
     rng = np.random.default_rng(seed)
 
     @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, images, labels, indices):
+    def step(params, state, images, labels):
         def loss(params):
-            logits = _logits(params, images[indices])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices]).mean()
+            logits = _logits(params, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
@@ -176,7 +177,7 @@ def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
     state = jax.jit(optimizer.init)(params)
     for _ in range(steps):
         indices = rng.integers(0, len(images), min(_BATCH, len(images)))
-        params, state = step(params, state, images, labels, indices)
+        params, state = step(params, state, images[indices], labels[indices])
     return {name: np.asarray(value) for name, value in params.items()}
 
 

@@ -1,0 +1,27 @@
+"""The standard VAE on CelebA at 64x64, n = 200: larger images than the paper's.
+
+Command: python main.py --config=configs/celeba_standard.py
+Run time: not measured on CelebA; it is meant for an accelerator. The first start decodes the
+  set's 180,000 images, which later starts find decoded.
+The set has no labels: for distances of images set evaluate.features=inception and its weights.
+CelebA's host often refuses automatic downloads; tensorflow-datasets then says which files to
+  fetch by hand. Other images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.data.name = "celeb_a"
+    config.data.flip = True
+    config.data.crop = 148  # the face, as is usual
+    config.data.size = 64
+    config.model.latent_dim = 200
+    config.model.stages = (32, 64, 128, 256)
+    config.loss.beta = 0.3
+    config.train.epochs = 100
+    config.train.decay_epochs = (90,)
+    return config
