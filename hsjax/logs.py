@@ -220,14 +220,7 @@ def _rows(path: Path) -> tuple[list[dict], list[int]]:
             if "loss" not in row or not all(type(value) in (int, float) for value in row.values()):
                 raise ValueError
             rows[number] = row, row["step"] / row["epoch"]
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ):
+        except Exception:  # a damaged line fails in a dozen ways
             damaged.append(number)
     # Every epoch has as many steps; in a row that differs, one of the two is damaged.
     usual = statistics.mode(steps for _, steps in rows.values()) if rows else None

@@ -172,6 +172,8 @@ def test_right_words_on_the_command_line_are_taken(command_line):
     [
         (["--config.train.epochs"], "Missing value for flag --config.train.epochs"),
         (["--config"], "Missing value for flag --config"),
+        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
+        (["--config=configs/smoke.py:5"], "--config=configs/smoke.py:5: no such file"),
         (["--config=configs/smoke.py", "--config=configs/smoke.py"], "give one of them"),
         (["--config.loss.bta=1"], 'no such config field: bta Did you mean "beta"'),
         (["--config.los.beta=1"], 'no such config field: los Did you mean "loss"'),

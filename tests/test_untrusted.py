@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import test_checkpoints
 import test_data
+from PIL import EpsImagePlugin, Image
 
 from configs import default
 from hsjax import checkpoints, data
@@ -181,6 +182,36 @@ def test_decoded_images_from_elsewhere(marker, tmp_path, monkeypatch, caplog):
         whole.write_text(json.dumps(changed))
         with contextlib.suppress(UserError):  # not as many labels as images
             assert len(data.load("tiny", str(sets)).train_images) == 7
+
+
+def test_folders_of_images_from_elsewhere(marker, tmp_path, monkeypatch):
+    """Among them PostScript called .png, which Pillow would hand to Ghostscript."""
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    with contextlib.suppress(OSError):  # the program draws nothing
+        Image.open(io.BytesIO(script)).load()
+    assert marker.exists()
+    marker.unlink()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    folder, bomb = tmp_path / "images", io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        for i in range(3):
+            Image.new("L", (4, 4), i).save(folder / split / f"{i}.png")
+    assert data.load(f"{folder}/").train_images.shape == (3, 4, 4, 1)
+    for content in (script, *pickles(marker).values(), zipped({"0.png": b""}), bomb.getvalue()):
+        for name in ("0.png", "2.png"):
+            before = (folder / "train" / name).read_bytes()
+            (folder / "train" / name).write_bytes(content)
+            assert name in refused(data.load, f"{folder}/")
+            (folder / "train" / name).write_bytes(before)
 
 
 def test_feature_networks_from_elsewhere(marker, tmp_path):
