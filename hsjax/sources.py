@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging as absl_logging
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from hsjax.config import UserError
 from hsjax.decoded import Source
@@ -185,6 +185,8 @@ def _records(builder: Any, splits: dict[str, str], where: str) -> tuple[dict[str
     with quiet():
         import tensorflow_datasets as tfds
 
+    # tfds leaves the format of a record to Pillow, which would run Ghostscript on PostScript.
+    EpsImagePlugin.gs_binary = False
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image = features.get("image")
