@@ -170,6 +170,18 @@ def test_transforms_of_any_vectors(shape, dtype):
     check()
 
 
+@pytest.mark.parametrize("size", [4e37, 8e37, 9e37, 1e38, 2e38, 2.4e38])
+def test_the_largest_numbers_have_a_length_and_a_direction(size):
+    """Whose reciprocals are subnormal, and XLA divides by multiplying."""
+    x = jnp.array([[size, -size, 1.0], [size, 1.0, 1.0]])
+    np.testing.assert_allclose(coordinates.radius(x), [2**0.5 * size, size], rtol=1e-6)
+    np.testing.assert_allclose(coordinates.to_spherical(x)[0], [2**0.5 * size, size], rtol=1e-6)
+    expected = [[0.5**0.5, -(0.5**0.5), 0.0], [1.0, 0.0, 0.0]]
+    np.testing.assert_allclose(coordinates.project(x, 1.0), expected, rtol=1e-6, atol=1e-37)
+    cosines = coordinates.cosines(x)
+    np.testing.assert_allclose(cosines, [[0.5**0.5, -1.0], [1.0, 0.5**0.5]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_what_exceeds_the_dtype_is_infinite_as_documented(dtype):
     most = float(jnp.finfo(dtype).max)
