@@ -2,15 +2,21 @@
 
 import errno
 import os
+import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
+# Without a default, which would be read here, before mistakes in it could become a line.
 CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/default.py", "File of the run's config; --config.FIELD=VALUE changes a field"
+    "config",
+    None,
+    "File of the run's config, configs/default.py if not given; "
+    "--config.FIELD=VALUE changes a field",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config name> if not given")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do")
@@ -25,18 +31,41 @@ PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one t
 def parse(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake is one line and exit status 2."""
     try:
-        rest = FLAGS(argv)
+        files = flags.FlagValues()
+        flags.DEFINE_multi_string("config", [], "", flag_values=files)
+        files(argv, known_only=True)
+        given = files["config"].value
+        if len(given) > 1:
+            raise flags.Error(f"--config={given[0]} and --config={given[1]}: give one of them")
+        path = given[0] if given else str(Path(__file__).with_name("configs") / "default.py")
+        _check_file(path)
+        rest = FLAGS(argv if given else [argv[0], f"--config={path}", *argv[1:]])
         if rest[1:]:
             raise flags.Error(f"unexpected argument {rest[1]!r}: fields are --config.FIELD=VALUE")
-        if not Path(FLAGS["config"].config_filename).is_file():
-            raise flags.Error(f"--config={FLAGS['config'].config_filename}: no such file")
         return rest
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, LookupError) as error:
         # The text is that of a KeyError, quoted and escaped.
         text = str(error).replace("\\n", " ").translate(str.maketrans("", "", "'\\"))
         _fail(f"no such config field: {text}", 2)
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, RecursionError, TypeError, ValueError) as error:
         _fail(error, 2)
+
+
+def _check_file(path: str) -> None:
+    """Raise a flags.Error unless get_config() of this file returns a config."""
+    if not Path(path).is_file():
+        raise flags.Error(f"--config={path}: no such file")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        config = get_config() if get_config else None
+    except Exception as error:  # it is a program
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f"line {lines[-1]}" if lines else "it"
+        raise flags.Error(
+            f"--config={path}: {where} ends with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise flags.Error(f"--config={path}: it needs a get_config() that returns a ConfigDict")
 
 
 def main(_) -> None:

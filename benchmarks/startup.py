@@ -81,7 +81,7 @@ def first_step(config, load, begin: float) -> dict[str, float]:
     def staged(*arguments):
         programs = build(*arguments)
         step = ("order", "trace", "lower", "compile")
-        return train.Programs(
+        return programs._replace(
             order=_Staged(programs.order, end, ("initial", "order", "order", "order")),
             step=_Staged(programs.step, end, step),
             epoch=_Staged(programs.epoch, end, step),

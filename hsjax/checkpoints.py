@@ -19,7 +19,7 @@ from absl import logging
 
 from hsjax import devices
 from hsjax.config import UserError
-from hsjax.files import rename, sync, writing
+from hsjax.files import reason, rename, sync, writing
 
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 
@@ -97,7 +97,8 @@ class Checkpoints:
           like: a state of the same structure; its values don't matter.
 
         Raises:
-          UserError: a good state whose arrays have other shapes, or a damaged one can't be moved.
+          UserError: a good state whose arrays have other shapes or can't be read, or a damaged
+            one can't be moved.
         """
         if self._orbax is None:
             return None
@@ -107,17 +108,7 @@ class Checkpoints:
         )
         for step in reversed(self.steps()):
             if _is_good(self.folder / str(step)):
-                # Asked before: orbax, when it fails, leaves tasks behind that fail later.
-                path = self.folder / str(step) / "default"
-                held = ocp.PyTreeCheckpointHandler().metadata(path)
-                if _shapes(held.tree) != _shapes(target):  # the config is the same: it's the data
-                    raise UserError(
-                        f"{self.folder} is of a run on other data (the arrays of step {step} have "
-                        "other shapes): choose another --workdir"
-                    )
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about the topology it was saved on
-                    restored = self._orbax.restore(path, args=ocp.args.StandardRestore(target))
+                restored = self._read(step, target)
                 return jax.tree.unflatten(jax.tree.structure(like), restored.values())
             aside = self.folder.with_name(f"{self.folder.name}-damaged")
             with writing(aside):
@@ -130,6 +121,26 @@ class Checkpoints:
                 aside,
             )
         return None
+
+    def _read(self, step: int, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        assert self._orbax is not None
+        try:
+            # Asked before: orbax, when it fails, leaves tasks behind that fail later.
+            path = self.folder / str(step) / "default"
+            held = ocp.PyTreeCheckpointHandler().metadata(path)
+            if _shapes(held.tree) == _shapes(target):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about the topology it was saved on
+                    return self._orbax.restore(path, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # made by hand, as the files hash to what they should
+            raise UserError(
+                f"{self.folder / str(step)} can't be read ({reason(error)}): remove that folder "
+                "to continue from an earlier checkpoint, or choose another --workdir"
+            ) from error
+        raise UserError(  # the config is the same: it's the data
+            f"{self.folder} is of a run on other data (the arrays of step {step} have "
+            "other shapes): choose another --workdir"
+        )
 
 
 @contextlib.contextmanager
@@ -179,5 +190,5 @@ def _sums(folder: Path) -> dict[str, str]:
 def _is_good(folder: Path) -> bool:
     try:
         return json.loads((folder / _SUMS).read_text()) == _sums(folder)
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return False

@@ -1,107 +1,199 @@
 """What a user can get wrong in a config, said in one line before anything compiles."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from hsjax import losses, samplers
 
-KINDS = ("standard", "cartesian", "spherical")
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
     *("data.dir", "data.device_share", "train.epochs", "train.checkpoint_every"),
     *("train.checkpoints_kept", "train.debug_nans"),
 )
 _FREE_GROUPS = ("sample.", "evaluate.")
-METRICS = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
 
 
 class UserError(ValueError):
     """A mistake the user can mend: its message is one line that says what to do."""
 
 
+# --------------------------------------------------------------------------- what a field may be
+
+_Check = Callable[[str, Any], None]  # (field, value) -> nothing, or a UserError
+
+
+def _one_of(*choices: str) -> _Check:
+    def check(field, value):
+        if type(value) is not str or value not in choices:
+            raise UserError(f"{field} is {_shown(value)}: choose one of {', '.join(choices)}")
+
+    return check
+
+
+def _some_of(*choices: str) -> _Check:
+    def check(field, value):
+        # A command line's a,b arrives as the one text "a,b".
+        several = isinstance(value, tuple | list)
+        wrong = [v for v in value if type(v) is not str or v not in choices] if several else [value]
+        if wrong:
+            raise UserError(
+                f"{field} holds {_shown(wrong[0])}: choose from {', '.join(choices)}, "
+                f"written as ('{choices[0]}', '{choices[1]}')"
+            )
+        _check_different(field, value)
+
+    return check
+
+
+def _switch(field: str, value: Any) -> None:
+    if type(value) is not bool:
+        raise UserError(f"{field} is {_shown(value)}: it must be True or False")
+
+
+def _string(field: str, value: Any) -> None:
+    if type(value) is not str or "\0" in value:  # no path holds that
+        raise UserError(f"{field} is {_shown(value)}: it must be a string")
+
+
+def _name(field: str, value: Any) -> None:
+    _string(field, value)
+    if not value.strip():
+        raise UserError(f"{field} is {value!r}: it must not be empty")
+
+
+def _whole(least: int, most: int = 1_000_000_000) -> _Check:
+    def check(field, value):
+        if type(value) is not int or not least <= value <= most:
+            raise UserError(
+                f"{field} is {_shown(value)}: it must be a whole number from {least} to {most}"
+            )
+
+    return check
+
+
+def _wholes(least: int, most: int, *, fewest: int, up_to: int, different: bool = True) -> _Check:
+    def check(field, value):
+        several = isinstance(value, tuple | list) and fewest <= len(value) <= up_to
+        if not several or not all(type(v) is int and least <= v <= most for v in value):
+            raise UserError(
+                f"{field} is {_shown(value)}: it must hold {fewest} to {up_to} whole numbers "
+                f"from {least} to {most}, written as (1, 2)"
+            )
+        if different:
+            _check_different(field, value)
+
+    return check
+
+
+def _number(least: float, most: float = 1e30, *, may_be_unset: bool = False) -> _Check:
+    def check(field, value):
+        if value is None and may_be_unset:
+            return
+        if type(value) is bool or not isinstance(value, int | float) or not least <= value <= most:
+            raise UserError(
+                f"{field} is {_shown(value)}: it must be a number from {least:g} to {most:g}"
+            )
+
+    return check
+
+
+def _check_different(field: str, value) -> None:
+    if len(set(value)) < len(value):
+        raise UserError(f"{field} is {_shown(value)}: leave out what it holds twice")
+
+
+def _shown(value: Any) -> str:
+    """A value of whatever kind, short enough for a line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a whole number of 5000 digits is refused a repr
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+_SEED = 0, 2**32 - 1  # JAX takes a larger one modulo 2³²
+_POSITIVE = _number(1e-30)  # in float32, 1e-300 would be 0
+# Every field of configs/default.py, in its order.
+_FIELDS: dict[str, _Check] = {
+    "seed": _whole(*_SEED),
+    "data.name": _name,
+    "data.dir": _string,
+    "data.flip": _switch,
+    "data.size": _whole(0, 100_000),
+    "data.crop": _whole(0, 100_000),
+    "data.corrupt": _one_of("refuse", "skip"),
+    "data.device_share": _number(0),
+    "model.latent_dim": _whole(2, 1_000_000),
+    "model.stages": _wholes(1, 100_000, fewest=1, up_to=10, different=False),
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "model.project": _switch,
+    "loss.kind": _one_of("standard", "cartesian", "spherical"),
+    "loss.beta": _number(0),
+    "loss.annealing": _one_of(*losses.ANNEALINGS),
+    "loss.annealing_epochs": _whole(1),
+    "loss.relative_beta": _switch,
+    "loss.spec": _one_of("paper", "published"),
+    "loss.compression": _one_of(*losses.COMPRESSIONS),
+    "loss.mean_target": _number(-1, 1, may_be_unset=True),
+    "loss.spread_target": _number(0, 1, may_be_unset=True),
+    "loss.angle_gain": _number(0),
+    "loss.radius_gain": _number(0),
+    "loss.eps": _POSITIVE,
+    "loss.variance_eps": _POSITIVE,
+    "loss.std_radius": _number(0),
+    "train.epochs": _whole(1),
+    "train.batch_size": _whole(2),
+    "train.learning_rate": _POSITIVE,
+    "train.decay_epochs": _wholes(1, 1_000_000_000, fewest=0, up_to=1000),
+    "train.decay_factor": _POSITIVE,
+    "train.gradient_clip": _number(0),
+    "train.checkpoint_every": _whole(1),
+    "train.checkpoints_kept": _whole(1),
+    "train.loop": _one_of("auto", "scan", "steps"),
+    "train.debug_nans": _switch,
+    "sample.sampler": _one_of(*samplers.SAMPLERS),
+    "sample.fit_split": _one_of("train", "test"),
+    "sample.count": _whole(2),
+    "evaluate.latent_scale": _POSITIVE,
+    "evaluate.samplers": _some_of(*samplers.SAMPLERS),
+    "evaluate.metrics": _some_of("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
+    "evaluate.features": _one_of("classifier", "inception", "none"),
+    "evaluate.feature_seeds": _wholes(*_SEED, fewest=1, up_to=1000),
+    "evaluate.feature_steps": _whole(1),
+    "evaluate.inception_weights": _string,
+    "evaluate.neighbours": _whole(1),
+}
+
+
 def validate(config: ConfigDict) -> None:
-    """Check every field that has a range or a list of choices.
+    """Check that a config has the fields of configs/default.py, each of its type and range.
 
     Raises:
       UserError: names the field, its value and what it may be.
     """
-    data, loss, model, train = config.data, config.loss, config.model, config.train
-    evaluate = config.evaluate
-    for field, value, choices in (
-        ("data.corrupt", data.corrupt, ("refuse", "skip")),
-        ("model.dtype", model.dtype, ("float32", "bfloat16")),
-        ("loss.kind", loss.kind, KINDS),
-        ("loss.annealing", loss.annealing, losses.ANNEALINGS),
-        ("loss.spec", loss.spec, ("paper", "published")),
-        ("loss.compression", loss.compression, losses.COMPRESSIONS),
-        ("train.loop", train.loop, ("auto", "scan", "steps")),
-        ("sample.sampler", config.sample.sampler, tuple(samplers.SAMPLERS)),
-        ("sample.fit_split", config.sample.fit_split, ("train", "test")),
-        ("evaluate.features", evaluate.features, ("classifier", "inception", "none")),
-    ):
-        if value not in choices:
-            raise UserError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
-    for field, value, choices in (
-        ("evaluate.samplers", evaluate.samplers, tuple(samplers.SAMPLERS)),
-        ("evaluate.metrics", evaluate.metrics, METRICS),
-    ):
-        # A command line's a,b arrives as the one text "a,b".
-        if isinstance(value, str) or (unknown := [name for name in value if name not in choices]):
-            shown = value if isinstance(value, str) else unknown[0]
-            raise UserError(
-                f"{field} holds {shown!r}: choose from {', '.join(choices)}, "
-                f"written as ('{choices[0]}', '{choices[1]}')"
-            )
-    for field, value, least in (
-        ("seed", config.seed, 0),
-        ("data.size", data.size, 0),
-        ("data.crop", data.crop, 0),
-        ("data.device_share", data.device_share, 0),
-        ("model.latent_dim", model.latent_dim, 2),
-        ("train.epochs", train.epochs, 1),
-        ("train.batch_size", train.batch_size, 2),
-        ("train.checkpoint_every", train.checkpoint_every, 1),
-        ("train.checkpoints_kept", train.checkpoints_kept, 1),
-        ("loss.annealing_epochs", loss.annealing_epochs, 1),
-        ("evaluate.neighbours", evaluate.neighbours, 1),
-        ("evaluate.feature_steps", evaluate.feature_steps, 1),
-        ("sample.count", config.sample.count, 2),
-        ("loss.beta", loss.beta, 0),
-        ("loss.angle_gain", loss.angle_gain, 0),
-        ("loss.radius_gain", loss.radius_gain, 0),
-        ("train.gradient_clip", train.gradient_clip, 0),
-    ):
-        if not least <= value < float("inf"):
-            raise UserError(f"{field} is {value}: it must be at least {least}")
-    for field, value in (
-        ("train.learning_rate", train.learning_rate),
-        ("train.decay_factor", train.decay_factor),
-        ("loss.eps", loss.eps),
-        ("loss.variance_eps", loss.variance_eps),
-        ("evaluate.latent_scale", evaluate.latent_scale),
-    ):
-        if not 0 < value < float("inf"):
-            raise UserError(f"{field} is {value}: it must be positive")
-    for field, value in (
-        ("model.stages", model.stages),
-        ("train.decay_epochs", train.decay_epochs),
-    ):
-        if not all(type(v) is int and v > 0 for v in value):
-            raise UserError(f"{field} is {tuple(value)}: it must hold positive whole numbers")
-    seeds = evaluate.feature_seeds
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+    if not isinstance(config, ConfigDict):
         raise UserError(
-            f"evaluate.feature_seeds is {tuple(seeds)}: it must hold whole numbers from 0"
+            f"the config is of type {type(config).__name__}: make it an ml_collections.ConfigDict, "
+            "as configs/default.py does"
         )
-    if evaluate.features == "inception" and not Path(evaluate.inception_weights).is_file():
+    values = _flat(config.to_dict())
+    for field in values:
+        if field not in _FIELDS:
+            raise UserError(f"no such config field: {field}")
+    for field, check in _FIELDS.items():
+        if field not in values:
+            raise UserError(f"{field} is missing: start from the config of configs/default.py")
+        check(field, values[field])
+    weights = config.evaluate.inception_weights
+    if config.evaluate.features == "inception" and not Path(weights).is_file():
         raise UserError(
-            f"evaluate.inception_weights is {evaluate.inception_weights!r}, which is no file: "
+            f"evaluate.inception_weights is {weights!r}, which is no file: "
             "give the path of pt_inception-2015-12-05-6726825d.pth"
         )
-    if not model.stages:
-        raise UserError("model.stages is empty: give the channels of at least one stage")
 
 
 def check_workdir(config: ConfigDict, path: Path) -> None:
@@ -111,13 +203,12 @@ def check_workdir(config: ConfigDict, path: Path) -> None:
       UserError: it is of another one (the fields that differ are named), or can't be read.
     """
     file = path / "config.json"
+    mine = _flat(json.loads(json.dumps(config.to_dict())))
     try:
-        existing = json.loads(file.read_text()) if file.exists() else config.to_dict()
-        if not isinstance(existing, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
+        existing = _flat(json.loads(file.read_text())) if file.exists() else mine
+    except (AttributeError, OSError, RecursionError, ValueError) as error:
         raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
-    if differing := _differences(existing, config.to_dict()):
+    if differing := _differences(existing, mine):
         raise UserError(
             f"{path} holds a run of another config ({'; '.join(differing)}): "
             "choose another --workdir, or remove that folder"
@@ -130,14 +221,13 @@ def _flat(tree: dict, prefix: str = "") -> dict:
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
 def _differences(old: dict, new: dict) -> list[str]:
-    old, new = _flat(old), _flat(new)
     return [
-        f"{field} is {new.get(field)!r}, there {old.get(field)!r}"
+        f"{field} is {_shown(new.get(field))}, there {_shown(old.get(field))}"
         for field in sorted(old.keys() | new.keys())
         if field not in _FREE
         and not field.startswith(_FREE_GROUPS)

@@ -14,7 +14,13 @@ last place over the whole range of normal numbers (a subnormal counts as zero, a
 accelerators). Derivatives exist to any order and are finite everywhere: where the map has none
 (the zero vector, a pole), the direction-less part is taken as 0, and a tail below 1e-31 (float32)
 counts as such a point.
+
+What is too large for its dtype is infinite, and a norm beyond the largest number (3e38 in float32)
+is that of an infinitely long vector: cosines and projections are 0 there and derivatives may be
+NaN. NaN gives NaN wherever it enters; an infinity gives NaN or, where there is one, the limit.
 """
+
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -53,24 +59,27 @@ def cosines(x: ArrayLike, *, eps: ArrayLike = 0.0) -> Array:
 
     Args:
       x: [..., n] floating-point, n >= 2.
-      eps: added to t_k² under the root, in squared units of x; the authors' code uses 1e-3.
+      eps: added to t_k² under the root, in squared units of x; the authors' code uses 1e-3. One
+        below the smallest normal number counts as 0, and one that is traced must be above it. From
+        1e-25 on (float32), derivatives are finite at a zero tail as well.
 
     Returns:
       [..., n - 1], each in [-1, 1].
 
     Raises:
       TypeError: x is not floating-point.
-      ValueError: n < 2 or eps < 0.
+      ValueError: n < 2, or eps a number that is NaN or below 0.
 
     Example:
       >>> cosines(jnp.array([3.0, 0.0, 4.0]))  # 3/5 and 0/4
       Array([0.6, 0. ], dtype=float32)
     """
     x = _vectors(x, "x")
-    if isinstance(eps, int | float) and not eps > 0:
-        if eps == 0:
+    if isinstance(eps, numbers.Real):
+        if not eps >= 0:
+            raise ValueError(f"eps must be >= 0, got {eps}")
+        if eps < jnp.finfo(computed_in(x.dtype)).tiny:
             return _cosines(x)
-        raise ValueError(f"eps must be >= 0, got {eps}")
     return _cosines_with_eps(x, eps)
 
 
@@ -159,7 +168,7 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
 
     It is the log-determinant of the Jacobian of `to_cartesian`. At a pole or at r = 0 the element
     vanishes; its logarithm is then held at the finite value it has for a sine (or radius) of
-    1e-19 in float32, with gradient 0 below.
+    1e-19 in float32, with gradient 0 below. The last angle does not enter.
 
     Args:
       radius: [...] floating-point.
@@ -201,6 +210,12 @@ def diagonal_cosines(n: int) -> Array:
 def computed_in(dtype) -> jnp.dtype:
     """float32 for half precision, else the floating-point dtype itself."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def widened(x: ArrayLike, name: str) -> Array:
+    """x in float32 or wider; a TypeError that names the argument if it isn't floating-point."""
+    x = _vectors(x, name, at_least=0)
+    return x.astype(computed_in(x.dtype))
 
 
 # ------------------------------------------------------------------ what the functions are made of
@@ -278,8 +293,9 @@ def _project(x, radius):
 
 @_in_float32
 def _log_volume(radius, angles):
-    powers = jnp.arange(angles.shape[-1] - 1, 0, -1, dtype=angles.dtype)  # n-1-k for k = 1 ... n-2
-    sines = jnp.sum(_log_sine(angles[..., :-1]) * powers, axis=-1)
+    rest = angles[..., :-1]
+    powers = rest.shape[-1] - lax.broadcasted_iota(rest.dtype, rest.shape, rest.ndim - 1)  # n-1-k
+    sines = jnp.sum(_log_sine(rest) * powers, axis=-1)
     return angles.shape[-1] * _log(jnp.abs(radius)) + sines
 
 
@@ -348,8 +364,12 @@ def _inverse(size):
 
 @jax.custom_jvp
 def _ratio(a, b):
-    """a / b for 0 <= |a| <= b, and 0 where b = 0."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
+    """a / b for 0 <= |a| <= b, and 0 where b = 0.
+
+    XLA multiplies by 1 / b, which is a subnormal, so 0, for the largest b: those are scaled down.
+    """
+    scale = jnp.where(b > 2.0 ** (jnp.finfo(b.dtype).maxexp - 28), 2.0**-30, 1.0)
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b * scale) * scale)
 
 
 @_ratio.defjvp

@@ -88,6 +88,8 @@ def _mapped(source: Source, folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         raise ValueError("of another set")
     found: dict[str, np.ndarray] = {}
     for name, about in index["arrays"].items():
+        if name not in os.listdir(folder):  # but a path to elsewhere
+            raise ValueError("of other files")
         found[name] = np.memmap(folder / name, about["dtype"], "r", shape=tuple(about["shape"]))
         if zlib.crc32(found[name].data) != about["crc32"]:
             raise ValueError("not what was written")

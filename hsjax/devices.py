@@ -5,6 +5,7 @@ All else is on every device. With a single device, nothing here adds an operatio
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -95,8 +96,14 @@ def connect(
     given = (coordinator, processes, process)
     if None in given and given != (None, None, None):
         raise UserError("--coordinator, --processes and --process go together: give all three")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
-        raise UserError(f"--coordinator={coordinator}: write it as HOST:PORT")
+    if coordinator is not None and processes is not None and process is not None:
+        port = re.fullmatch(r"\S+:([0-9]{1,5})", coordinator)
+        if not port or not 0 < int(port[1]) < 2**16:
+            raise UserError(f"--coordinator={coordinator}: write it as HOST:PORT")
+        if not 0 <= process < processes < 2**31:
+            raise UserError(
+                f"--process={process} is none of --processes={processes}: they count from 0"
+            )
     try:
         jax.distributed.initialize(*given, shutdown_timeout_seconds=60)
     except (RuntimeError, ValueError) as error:

@@ -217,10 +217,10 @@ def _rows(path: Path) -> tuple[list[dict], list[int]]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
             row = json.loads(line.decode())
-            if not all(type(value) in (int, float) for value in row.values()):
+            if "loss" not in row or not all(type(value) in (int, float) for value in row.values()):
                 raise ValueError
             rows[number] = row, row["step"] / row["epoch"]
-        except (ArithmeticError, AttributeError, KeyError, ValueError):
+        except Exception:  # a damaged line fails in a dozen ways
             damaged.append(number)
     # Every epoch has as many steps; in a row that differs, one of the two is damaged.
     usual = statistics.mode(steps for _, steps in rows.values()) if rows else None

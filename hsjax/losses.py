@@ -8,7 +8,9 @@ A VAE minimises reconstruction error + β · regulariser (2)(6). The regulariser
   (4)(5), with the targets and gains of a `Spec`: `paper_spec` or `published_spec`.
 
 Everything is computed in float32 or wider whatever the dtype of the input; an array that isn't
-floating-point is a TypeError that names the argument.
+floating-point is a TypeError that names the argument. Squares are taken as they are: from about
+1e16 on (float32) they, the gains or the derivatives overflow, and the result is an infinity or NaN.
+NaN gives NaN.
 """
 
 import dataclasses
@@ -20,29 +22,31 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from hsjax.coordinates import computed_in, diagonal_cosines
+from hsjax.coordinates import diagonal_cosines, widened
 
 
 def squared_error(x: ArrayLike, reconstruction: ArrayLike) -> Array:
     """Reconstruction error of equation (1): sum over an image's values, mean over the batch.
 
     Args:
-      x: [batch, ...], usually in [0, 1].
+      x: [batch, ...], batch >= 1, usually in [0, 1].
       reconstruction: the same shape.
 
     Returns:
       Scalar, in squared units of x.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or there is no batch.
 
     Example:
       >>> squared_error(jnp.ones((2, 3)), jnp.zeros((2, 3)))
       Array(3., dtype=float32)
     """
-    x, reconstruction = _wide(x, "x"), _wide(reconstruction, "reconstruction")
+    x, reconstruction = widened(x, "x"), widened(reconstruction, "reconstruction")
     if x.shape != reconstruction.shape:
         raise ValueError(f"reconstruction has shape {reconstruction.shape}, but x {x.shape}")
+    if not x.shape or not x.shape[0]:
+        raise ValueError(f"x needs a batch of at least 1, got shape {x.shape}")
     return jnp.sum((x - reconstruction) ** 2) / x.shape[0]
 
 
@@ -50,8 +54,8 @@ def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> Array:
     """KL divergence of N(μ, σ²) from N(0, I), equation (1): sum over n, mean over the batch.
 
     Args:
-      mean: [batch, n], μ.
-      log_variance: [batch, n], log σ².
+      mean: [batch, n], μ, batch >= 1.
+      log_variance: [batch, n], log σ², infinite in effect from 88 on (float32).
 
     Returns:
       Scalar, in nats.
@@ -78,7 +82,7 @@ def cartesian_kl(
     which makes it equal to the batch mean of ‖σ - σ^p‖² + ‖μ - μ^p‖².
 
     Args:
-      mean: [batch, n], μ.
+      mean: [batch, n], μ, batch >= 1.
       std: [batch, n], σ.
       prior_mean: μ^p, scalar or [n].
       prior_std: σ^p, scalar or [n].
@@ -87,7 +91,7 @@ def cartesian_kl(
       Scalar, in squared units of the latent.
 
     Raises:
-      ValueError: the shapes of mean and std differ or aren't [batch, n].
+      ValueError: the shapes of mean and std differ or aren't [batch, n], or a prior's is another.
 
     Example:
       >>> cartesian_kl(jnp.ones((5, 8)), jnp.ones((5, 8)))
@@ -96,7 +100,10 @@ def cartesian_kl(
     mean, std = _pair(mean, std, "std")
 
     def distance(x: Array, prior: ArrayLike) -> Array:
-        return jnp.sum((jnp.mean(x, 0) - jnp.asarray(prior)) ** 2 + jnp.var(x, 0))
+        prior = jnp.asarray(prior, x.dtype)
+        if prior.shape not in ((), x.shape[1:]):
+            raise ValueError(f"a prior has shape {prior.shape}: make it a scalar or {x.shape[1:]}")
+        return jnp.sum((jnp.mean(x, 0) - prior) ** 2 + jnp.var(x, 0))
 
     return distance(mean, prior_mean) + distance(std, prior_std)
 
@@ -160,11 +167,11 @@ def paper_spec(
       spread_target: of the cosines of μ, scalar or [n - 1]; the prior's, 1/√(n-k+1), if None.
       angle_gain: overall gain of both angle terms.
       radius_gain: overall gain of both radius terms.
-      eps: added to the squared tails, in squared units of the latent.
-      variance_eps: added to every batch variance.
+      eps: added to the squared tails, in squared units of the latent; positive.
+      variance_eps: added to every batch variance; at 0, a batch of equal rows has no derivative.
 
     Raises:
-      ValueError: n < 2 or an unknown compression.
+      ValueError: n < 2, an unknown compression, or a target that is neither a scalar nor [n - 1].
 
     Example:
       >>> spec = paper_spec(4, compression="half")
@@ -309,7 +316,7 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
       >>> [f"{v:.2f}" for v in variance]
       ['0.72', '0.00']
     """
-    x = _wide(x, "x")
+    x = widened(x, "x")
     if x.ndim < 2 or min(x.shape[-2:]) < 2:
         raise ValueError(
             f"batch statistics need at least 2 rows of 2 coordinates, got shape {x.shape}"
@@ -392,11 +399,11 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     """Factor on β at an epoch counted from 1 (section 4.1).
 
     Args:
-      epoch: 1, 2, ...
+      epoch: 1, 2, ... of any shape; NaN below 0.
       form: "sqrt", √(epoch / length) up to 1, constant from epoch `length` on, so that β is the
         final weight; "published", √epoch + 1, constant from `length` on; "published_drop", the
         same but 1 after `length` (a later version of the authors' code); "none", 1.
-      length: epochs of annealing.
+      length: epochs of annealing, positive.
 
     Returns:
       float32, the shape of epoch.
@@ -416,22 +423,15 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     if form == "published":
         return jnp.sqrt(grown) + 1.0
     if form == "published_drop":
-        return jnp.where(epoch <= length, jnp.sqrt(grown) + 1.0, 1.0)
+        return jnp.where(epoch > length, 1.0, jnp.sqrt(grown) + 1.0)
     if form == "none":
         return jnp.ones_like(epoch)
     raise ValueError(f"form must be one of {', '.join(ANNEALINGS)}, got {form!r}")
 
 
-def _wide(x: ArrayLike, name: str) -> Array:
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name} must be a floating-point array, got {x.dtype}")
-    return x.astype(computed_in(x.dtype))
-
-
 def _pair(mean: ArrayLike, other: ArrayLike, name: str) -> tuple[Array, Array]:
-    mean, other = _wide(mean, "mean"), _wide(other, name)
-    if mean.ndim != 2 or mean.shape != other.shape:
+    mean, other = widened(mean, "mean"), widened(other, name)
+    if mean.ndim != 2 or mean.shape != other.shape or not len(mean):
         raise ValueError(
             f"mean and {name} must both be [batch, n], got {mean.shape} and {other.shape}"
         )

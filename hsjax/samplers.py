@@ -1,10 +1,10 @@
 """Where new latents come from: each sampler has fit(embeddings) and sample(parameters, key, count).
 
 Embeddings are the encoder's means, [count, n]. `fit` runs once, on the host in float64, and raises
-a ValueError for fewer than 2 embeddings or a NaN; `sample` is pure JAX with an explicit key,
-jittable with a static count, and returns float32 [count, n]. A model with `project` rescales every
-sample to √n when it decodes; a model without sees the radius drawn here, which is the embeddings'
-mean radius for every sampler on a sphere but `uniform_sphere`.
+a ValueError for fewer than 2 embeddings, a NaN, or a number beyond 1e30; `sample` is pure JAX with
+an explicit key, jittable with a static count, and returns float32 [count, n]. A model with
+`project` rescales every sample to √n when it decodes; a model without sees the radius drawn here,
+which is the embeddings' mean radius for every sampler on a sphere but `uniform_sphere`.
 
 `slerp` goes from one latent to another along the sphere.
 
@@ -49,9 +49,9 @@ def _checked(embeddings) -> np.ndarray:
             "embeddings must be [count, n], both at least 2, for a sampler to be fitted; "
             f"got shape {embeddings.shape}"
         )
-    bad = int(np.sum(~np.isfinite(embeddings).all(axis=1)))
+    bad = int(np.sum(~(np.abs(embeddings) <= 1e30).all(axis=1)))  # float32 takes 1e38
     if bad:
-        raise ValueError(f"{bad} of {len(embeddings)} embeddings hold a NaN or an infinity")
+        raise ValueError(f"{bad} of {len(embeddings)} embeddings hold a NaN or more than 1e30")
     return embeddings
 
 
@@ -65,7 +65,7 @@ def _directions(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _fit_dimension(embeddings) -> Array:
-    return jnp.zeros(np.shape(embeddings)[-1])
+    return jnp.zeros(_checked(embeddings).shape[1])
 
 
 def _sample_prior(zeros: Array, key: Array, count: int) -> Array:
@@ -221,18 +221,19 @@ def _fit_projected_gmm(embeddings) -> Mixture:
     embeddings = _checked(embeddings)
     if len(embeddings) > 10_000:  # enough for the moments, and a minute less
         embeddings = np.random.default_rng(0).choice(embeddings, 10_000, replace=False)
-    # In units of the embeddings' spread, for the ridge on the covariances to mean the same.
-    scale = embeddings.std() or 1.0
+    # In units of the embeddings' spread, for the ridge on the covariances to mean the same, and
+    # around their mean, or a spread far below it would be lost.
+    mean, scale = embeddings.mean(axis=0), embeddings.std() or 1.0
     mixture = GaussianMixture(min(10, len(embeddings)), reg_covar=1e-4, max_iter=50, random_state=0)
     # Its products are small: on busy cores a second thread costs more than it does.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
-        mixture.fit(embeddings / scale)
+        mixture.fit((embeddings - mean) / scale)
     _, radius = _directions(embeddings)
     return Mixture(
         *_float32(
             np.log(mixture.weights_),
-            scale * mixture.means_,
+            mean + scale * mixture.means_,
             scale * _root(mixture.covariances_),
             radius,
         )
@@ -326,15 +327,20 @@ SAMPLERS = {
 def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
     """Spherical linear interpolation: the great circle for the direction, a line for the radius.
 
-    Opposite directions have no single great circle: the result is then not on the sphere.
+    Opposite directions have no single great circle: the result is then not on the sphere. A zero
+    vector has no direction: what lies between follows the other one's.
 
     Args:
-      start: [n], not zero.
-      end: [n], not zero.
-      fractions: [count], 0 at start and 1 at end.
+      start: [n] floating-point, n >= 2.
+      end: [n] floating-point.
+      fractions: [count] floating-point, 0 at start and 1 at end.
 
     Returns:
-      [count, n].
+      [count, n], float32 or wider.
+
+    Raises:
+      TypeError: an argument that isn't floating-point.
+      ValueError: other shapes.
 
     Example:
       >>> print(np.asarray(slerp([1.0, 0.0], [0.0, 3.0], [0.0, 0.5, 1.0])).round(2))
@@ -342,10 +348,16 @@ def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
        [1.41 1.41]
        [0.   3.  ]]
     """
-    start, end, fractions = jnp.asarray(start), jnp.asarray(end), jnp.asarray(fractions)
+    start, end = coordinates.widened(start, "start"), coordinates.widened(end, "end")
+    fractions = coordinates.widened(fractions, "fractions")
+    if start.shape != end.shape or start.ndim != 1 or fractions.ndim != 1:
+        raise ValueError(
+            "start and end must be [n], and fractions [count], "
+            f"got {start.shape}, {end.shape} and {fractions.shape}"
+        )
     lengths = coordinates.radius(start), coordinates.radius(end)
-    a, b = start / lengths[0], end / lengths[1]
-    angle = 2.0 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
+    a, b = coordinates.project(start, 1.0), coordinates.project(end, 1.0)
+    angle = 2.0 * jnp.arctan2(coordinates.radius(a - b), coordinates.radius(a + b))
 
     def weight(part):
         """sin(part angle) / sin(angle), whose limit is part for equal directions."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging as absl_logging
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from hsjax.config import UserError
 from hsjax.decoded import Source
@@ -21,6 +21,7 @@ from hsjax.files import reason, user_cache
 
 SPLITS = ("train", "test")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a name says: for some, programs run
 _GREY = ("1", "L", "LA")
 _KNOWN = (
     "digits, a path to an .npz file or (with a slash at its end) to a folder of images, "
@@ -60,11 +61,11 @@ def folder_of_images(name: str, size: int, crop: int) -> Source:
 
     @functools.cache
     def mode():
-        with Image.open(files["train"][0]) as first:
+        with Image.open(files["train"][0], formats=_FORMATS) as first:
             return "L" if first.mode in _GREY else "RGB"
 
     def read(split, i):
-        with Image.open(files[split][i]) as file:
+        with Image.open(files[split][i], formats=_FORMATS) as file:
             if file.mode.startswith(("I", "F")):
                 raise ValueError("its pixels do not have 8 bits")
             if mode() == "L" and file.mode not in _GREY:
@@ -184,6 +185,8 @@ def _records(builder: Any, splits: dict[str, str], where: str) -> tuple[dict[str
     with quiet():
         import tensorflow_datasets as tfds
 
+    # tfds leaves the format of a record to Pillow, which would run Ghostscript on PostScript.
+    EpsImagePlugin.gs_binary = False
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image = features.get("image")

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from hsjax import batches, devices, losses
+from hsjax.config import UserError
 from hsjax.models import VAE, Latent
 
 
@@ -91,7 +92,7 @@ def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
       (Experiment, TrainState).
 
     Raises:
-      UserError: a batch larger than the data.
+      UserError: a batch larger than the data, or more steps than are counted.
     """
     experiment = build(static(config), shape, count)
     return experiment, experiment.initial(config.seed)
@@ -103,9 +104,13 @@ def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> 
     padded = batches.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
 
     train = config.train
-    learning_rate = optax.piecewise_constant_schedule(
-        train.learning_rate, {epoch * steps: train.decay_factor for epoch in train.decay_epochs}
-    )
+    if train.epochs * steps >= 2**31:  # the step is int32
+        raise UserError(
+            f"train.epochs={train.epochs}: an epoch has {steps} steps, "
+            f"so make it at most {(2**31 - 1) // steps}"
+        )
+    decays = {e * steps: train.decay_factor for e in train.decay_epochs if e < train.epochs}
+    learning_rate = optax.piecewise_constant_schedule(train.learning_rate, decays)
     clip = train.gradient_clip
     optimizer = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(), optax.adam(learning_rate)

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-PURE = ("test_coordinates", "test_losses", "test_samplers")  # flax and optax do promote
+# Without those that run flax and optax, which do promote.
+PURE = ("test_coordinates", "test_losses", "test_samplers", "test_wild")
 
 
 @pytest.fixture(autouse=True)

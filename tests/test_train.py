@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from hsjax import data, losses, train
+from hsjax.config import UserError
 
 
 def start(config):
@@ -135,6 +136,17 @@ def test_learning_rate_decays_after_its_epochs_and_gradients_are_clipped(config)
     after = run_epochs(config, 1, False)
     for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_steps_stay_within_32_bits(config):
+    config.train.decay_epochs = (1, 10**9)  # the second is never reached
+    experiment = train.build(train.static(config), (6, 10, 1), 44)
+    np.testing.assert_allclose(jax.jit(experiment.learning_rate)(7), 0.5e-3)
+    config.train.epochs = 10**9
+    with pytest.raises(UserError, match="an epoch has 6 steps, so make it at most 357913941"):
+        train.build(train.static(config), (6, 10, 1), 44)
+    config.train.epochs = 357913941
+    train.build(train.static(config), (6, 10, 1), 44)
 
 
 def test_bfloat16_convolutions_keep_everything_else_float32(config):

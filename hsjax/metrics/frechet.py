@@ -76,6 +76,8 @@ def rank_note(a: Moments, b: Moments) -> str | None:
 def finite_rows(features, name: str = "features") -> np.ndarray:
     """Features [count, d] as a NumPy array, or a ValueError that says what is wrong with them."""
     features = np.asarray(features)
+    if features.dtype.kind == "V":  # bfloat16, which is none of NumPy's own
+        features = features.astype(np.float32)
     if features.ndim != 2:
         raise ValueError(f"{name} must be [count, d], got shape {features.shape}")
     bad = int(np.sum(~np.isfinite(features).all(axis=1)))

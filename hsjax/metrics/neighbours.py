@@ -61,7 +61,10 @@ def linear_probe_accuracy(bank, bank_labels, queries, query_labels) -> float:
 
     mean, deviation = bank.mean(axis=0, dtype=np.float64), bank.std(axis=0, dtype=np.float64)
     deviation = np.where(deviation > 0, deviation, 1.0)
-    bank, queries = (((x - mean) / deviation).astype(np.float32) for x in (bank, queries))
+    # A query may lie any number of the bank's deviations away; float32 takes 1e38.
+    bank, queries = (
+        np.clip((x - mean) / deviation, -1e9, 1e9).astype(np.float32) for x in (bank, queries)
+    )
     # Its products are too small to share: a second thread mostly waits, and a sum's last digits
     # (with them, the accuracy's) would follow the number of cores.
     with threadpool_limits(1), warnings.catch_warnings():

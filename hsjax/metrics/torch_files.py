@@ -121,6 +121,11 @@ def _interpret(file: io.BytesIO) -> Any:
         del stack[start:]
         return items
 
+    def put(keys, values):
+        if not all(type(key) is str for key in keys):  # to hash a tuple of tuples may take years
+            raise ValueError("it names something by more than a string")
+        stack[-1].update(zip(keys, values, strict=True))
+
     argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         match opcode.name:
@@ -153,10 +158,10 @@ def _interpret(file: io.BytesIO) -> Any:
                 stack[-1].extend(items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                stack[-1].update({key: value})
+                put([key], [value])
             case "SETITEMS":
                 items = since_mark()
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                put(items[::2], items[1::2])
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -170,7 +175,8 @@ def _interpret(file: io.BytesIO) -> Any:
                 stack.append(function(*arguments))
             case "BINPERSID":
                 kind, dtype, key, _, count, *view = stack.pop()
-                if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+                plain = isinstance(dtype, np.dtype) and type(key) is str
+                if kind != "storage" or not plain or any(view):
                     raise ValueError("it holds more than tensors")
                 stack.append(_Storage(dtype, key, count))
             case "BUILD":
