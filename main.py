@@ -3,6 +3,7 @@
 import errno
 import os
 import runpy
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -85,12 +86,16 @@ def main(_) -> None:
     workdir = WORKDIR.value or str(Path("runs") / name)
     run = {"train": experiment.train_and_evaluate, "evaluate": experiment.evaluate}[MODE.value]
     processes = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    several = DISTRIBUTED.value or processes != (None, None, None)
     try:
-        if DISTRIBUTED.value or processes != (None, None, None):
+        if several:
             if MODE.value == "evaluate":
                 raise UserError("--mode=evaluate takes one process: leave --distributed out")
             devices.connect(*processes)
         run(CONFIG.value, workdir)
+        if MODE.value == "train" and not several:
+            again = shlex.join(["python", *sys.argv, "--mode=evaluate"])
+            print(f"to judge it again, with other fields of sample and evaluate: {again}")
     except UserError as error:
         _fail(error, 2)
     except experiment.Diverged as error:

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,7 +61,11 @@ def test_smoke_run_then_evaluate(tmp_path):
     assert "k-NN accuracy" in done.stdout
     assert "Traceback" not in done.stderr
     before = json.loads((workdir / "metrics.json").read_text())
-    again = main(*command, "--mode=evaluate")
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("to judge it again, with other fields of sample and evaluate: python ")
+    _, script, *typed = shlex.split(last.partition(": ")[2])
+    assert Path(script).samefile(ROOT / "main.py")
+    again = main(*typed)
     assert again.returncode == 0, again.stderr
     assert json.loads((workdir / "metrics.json").read_text()) == before
 
