@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import glob
 import io
 import json
 import os
 import secrets
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +111,9 @@ def _write(source: Source, folder: Path, skip: bool) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_dir():  # damaged or out of date
         shutil.rmtree(folder)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):  # by a kill, if it rests
+        if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > 3600:
+            shutil.rmtree(left, ignore_errors=True)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     new.mkdir()
     try:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -323,6 +324,18 @@ def test_two_processes_that_decode_at_once_leave_one_cache(tiny, home, monkeypat
     assert sorted(path.name for path in tiny.iterdir()) == ["hsjax-tiny-1.0.0", "tiny"]
     assert not home.exists()
     assert not _logged(caplog)
+
+
+def test_what_killed_processes_left_is_removed_once_nobody_writes_it(tiny):
+    old, new = tiny / ".hsjax-tiny-1.0.0.1234", tiny / ".hsjax-tiny-1.0.0.5678"
+    for folder, age in ((old, 7200), (new, 60)):
+        folder.mkdir()
+        (folder / "train_images").touch()
+        for path in (folder / "train_images", folder):
+            os.utime(path, times=(time.time() - age,) * 2)
+    data.load("tiny", str(tiny))
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_cache_of_another_preparation_is_rebuilt(tiny, decodes, caplog):
