@@ -409,6 +409,15 @@ def test_validation_stands_in_for_test_and_withheld_labels_for_none(tmp_path, ho
     _same(data.load("tiny", str(tmp_path)), dataset)
 
 
+def test_tfds_images_are_cropped_and_scaled(tiny):
+    arrays, cropped = _arrays(), data.load("tiny", str(tiny), crop=2)
+    np.testing.assert_array_equal(cropped.train_images, arrays["train_images"][:, 1:3, 1:3])
+    np.testing.assert_array_equal(cropped.train_labels, arrays["train_labels"])
+    assert data.load("tiny", str(tiny), size=3).test_images.shape == (3, 3, 3, 3)
+    names = sorted(path.name for path in tiny.iterdir())
+    assert names == ["hsjax-tiny-1.0.0-3", "hsjax-tiny-1.0.0-crop2", "tiny"]
+
+
 def test_set_that_is_not_of_images_is_one_line(tmp_path, home):
     import tensorflow_datasets as tfds
 
