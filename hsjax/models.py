@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hsjax import coordinates
+from hsjax import convolution, coordinates
 
 
 class Latent(NamedTuple):
@@ -24,9 +24,18 @@ class Latent(NamedTuple):
         return jnp.exp(0.5 * self.log_variance)
 
 
+def _convolve(x: Array, kernel: Array, strides, padding, **settings) -> Array:
+    return convolution.convolve(x, kernel)  # the settings below are the only ones it knows
+
+
 def _convolution(inputs: int, outputs: int, size: int, dtype, rngs, *, bias=False) -> nnx.Conv:
     return nnx.Conv(
-        inputs, outputs, (size, size), padding="SAME", use_bias=bias, dtype=dtype, rngs=rngs
+        *(inputs, outputs, (size, size)),
+        padding="SAME",
+        use_bias=bias,
+        dtype=dtype,
+        conv_general_dilated=_convolve,
+        rngs=rngs,
     )
 
 
