@@ -49,6 +49,9 @@ def get_config() -> ConfigDict:
     # Of the paper spec alone; the published code fixes these.
     loss.mean_target = placeholder(float)  # instead of compression, one target for all cosines
     loss.spread_target = placeholder(float)  # of the cosines of μ; unset, the prior's 1/√(n-k+1)
+    # How many angles of μ, from the first on, these targets are for; the rest keep the prior's,
+    # 0 and 1/√(n-k+1). 0: all n - 1.
+    loss.compressed_angles = 0
     loss.angle_gain = 1.0  # overall gain of the angle terms (4)
     loss.radius_gain = 1.0  # overall gain of the radius terms (5)
     loss.eps = 1e-3  # added to squared tails (published code)

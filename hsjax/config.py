@@ -140,6 +140,7 @@ _FIELDS: dict[str, _Check] = {
     "loss.compression": _one_of(*losses.COMPRESSIONS),
     "loss.mean_target": _number(-1, 1, may_be_unset=True),
     "loss.spread_target": _number(0, 1, may_be_unset=True),
+    "loss.compressed_angles": _whole(0),
     "loss.angle_gain": _number(0),
     "loss.radius_gain": _number(0),
     "loss.eps": _POSITIVE,
@@ -188,6 +189,12 @@ def validate(config: ConfigDict) -> None:
         if field not in values:
             raise UserError(f"{field} is missing: start from the config of configs/default.py")
         check(field, values[field])
+    angles = config.model.latent_dim - 1
+    if config.loss.compressed_angles > angles:
+        raise UserError(
+            f"loss.compressed_angles is {config.loss.compressed_angles}: "
+            f"model.latent_dim={angles + 1} has {angles} angles"
+        )
     weights = config.evaluate.inception_weights
     if config.evaluate.features == "inception" and not Path(weights).is_file():
         raise UserError(

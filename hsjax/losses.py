@@ -147,6 +147,7 @@ def paper_spec(
     compression: str = "full",
     mean_target: ArrayLike | None = None,
     spread_target: ArrayLike | None = None,
+    compressed_angles: int | None = None,
     angle_gain: Array | float = 1.0,
     radius_gain: Array | float = 1.0,
     eps: ArrayLike = 1e-3,
@@ -165,13 +166,16 @@ def paper_spec(
         (1, ..., 1), "none" 0.
       mean_target: instead of compression, the target itself: scalar or [n - 1].
       spread_target: of the cosines of μ, scalar or [n - 1]; the prior's, 1/√(n-k+1), if None.
+      compressed_angles: how many cosines of μ, from the first on, these targets are for; all n - 1
+        if None. The rest keep the prior's mean 0 and spread.
       angle_gain: overall gain of both angle terms.
       radius_gain: overall gain of both radius terms.
       eps: added to the squared tails, in squared units of the latent; positive.
       variance_eps: added to every batch variance; at 0, a batch of equal rows has no derivative.
 
     Raises:
-      ValueError: n < 2, an unknown compression, or a target that is neither a scalar nor [n - 1].
+      ValueError: n < 2, an unknown compression, a target that is neither a scalar nor [n - 1], or
+        fewer than 1 or more than n - 1 compressed angles.
 
     Example:
       >>> spec = paper_spec(4, compression="half")
@@ -181,6 +185,14 @@ def paper_spec(
     diagonal = _diagonal(n)
     mean_target = _compressed(compression, diagonal) if mean_target is None else mean_target
     spread_target = diagonal if spread_target is None else spread_target
+    if compressed_angles is not None:
+        if not 1 <= compressed_angles < n:
+            raise ValueError(
+                f"compressed_angles is {compressed_angles}: n = {n} has {n - 1} angles"
+            )
+        compressed = jnp.arange(n - 1) < compressed_angles
+        mean_target = jnp.where(compressed, mean_target, 0.0)
+        spread_target = jnp.where(compressed, spread_target, diagonal)
     gain = jnp.append(lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32)), 1.0)
     gains = jnp.stack([gain, gain])
     return Spec(

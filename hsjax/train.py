@@ -173,6 +173,7 @@ def objective(config: ConfigDict) -> Objective:
                 compression=loss.compression,
                 mean_target=loss.mean_target,
                 spread_target=loss.spread_target,
+                compressed_angles=loss.compressed_angles or None,
                 angle_gain=loss.angle_gain,
                 radius_gain=loss.radius_gain,
                 eps=loss.eps,

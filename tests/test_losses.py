@@ -245,6 +245,18 @@ def test_targets_can_be_given_as_numbers_or_arrays():
     np.testing.assert_allclose(spec.spread_target[0], [0, 1, 2, 3, 0])
 
 
+def test_compression_can_stop_after_some_angles():
+    spec = losses.paper_spec(5, spread_target=0.0, compressed_angles=2)
+    np.testing.assert_allclose(spec.mean_target[0], [1, 1, 0, 0, math.sqrt(5)], rtol=1e-6)
+    prior = 1 / np.sqrt([3, 2])  # 1/√(n-k+1), k = 3 and 4
+    np.testing.assert_allclose(spec.spread_target[0], [0, 0, *prior, 0], rtol=1e-6)
+    every = losses.paper_spec(5, compressed_angles=4)
+    np.testing.assert_array_equal(every.mean_target, losses.paper_spec(5).mean_target)
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match="n = 5 has 4 angles"):
+            losses.paper_spec(5, compressed_angles=wrong)
+
+
 def test_a_perfect_batch_costs_nothing():
     """Every target met: cosines of the diagonal, radius √n, no spread but the root's epsilon."""
     n = 6
