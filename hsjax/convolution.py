@@ -48,7 +48,8 @@ convolve.defjvp(_derivative, symbolic_zeros=True)
 def _along_kernel(x: Array, kernel: Array) -> Array:
     """`convolve` as a linear function of the kernel: what counts is its transpose."""
     inputs, outputs = kernel.shape[2:]
-    if inputs > outputs:  # more patches than they are worth
+    # More patches than they are worth; or every group of images would be gathered on each device.
+    if inputs > outputs or jax.device_count() > 1:
         return convolve(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_products, default=convolve)
 
