@@ -48,8 +48,9 @@ convolve.defjvp(_derivative, symbolic_zeros=True)
 def _along_kernel(x: Array, kernel: Array) -> Array:
     """`convolve` as a linear function of the kernel: what counts is its transpose."""
     inputs, outputs = kernel.shape[2:]
-    # More patches than they are worth; or every group of images would be gathered on each device.
-    if inputs > outputs or jax.device_count() > 1:
+    # Small images fit a cache, and a loop takes longer to compile; from more inputs than outputs
+    # there are too many patches; devices that share a batch would each have to gather its groups.
+    if x.shape[1] * x.shape[2] < 256 or inputs > outputs or jax.device_count() > 1:
         return convolve(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_products, default=convolve)
 
