@@ -13,7 +13,6 @@ from jax.custom_derivatives import SymbolicZero
 _PIXELS = 2048  # of a group of images: the patches of 16 channels are about 1 MB
 
 
-@jax.custom_jvp
 def convolve(x: Array, kernel: Array) -> Array:
     """A convolution with stride 1 and as much zero padding as keeps the size.
 
@@ -24,39 +23,47 @@ def convolve(x: Array, kernel: Array) -> Array:
     Returns:
       [batch, height, width, outputs].
     """
+    inputs, outputs = kernel.shape[2:]
+    # Small images fit a cache, and a loop takes longer to compile; from more inputs than outputs
+    # there are too many patches; devices that share a batch would each have to gather its groups.
+    if x.shape[1] * x.shape[2] < 256 or inputs > outputs or jax.device_count() > 1:
+        return plain(x, kernel)
+    return _convolve(x, kernel)
+
+
+def plain(x: Array, kernel: Array) -> Array:
+    """`convolve` without a derivative of its own."""
     return lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
+_convolve = jax.custom_jvp(plain)
+
+
 def _derivative(primals, tangents):
     x, kernel = primals
-    y = convolve(x, kernel)
+    y = _convolve(x, kernel)
     x_dot, kernel_dot = tangents
     y_dot = jnp.zeros_like(y)
     if not isinstance(x_dot, SymbolicZero):
-        y_dot += convolve(x_dot, kernel)
+        y_dot += _convolve(x_dot, kernel)
     if not isinstance(kernel_dot, SymbolicZero):
         y_dot += _along_kernel(x, kernel_dot)
     return y, y_dot
 
 
-convolve.defjvp(_derivative, symbolic_zeros=True)
+_convolve.defjvp(_derivative, symbolic_zeros=True)
 
 
-@jax.checkpoint  # the patches are made anew for the gradient instead of being kept
+@jax.checkpoint  # for the gradient, the patches are made anew: nothing is kept but x
 def _along_kernel(x: Array, kernel: Array) -> Array:
-    """`convolve` as a linear function of the kernel: what counts is its transpose."""
-    inputs, outputs = kernel.shape[2:]
-    # Small images fit a cache, and a loop takes longer to compile; from more inputs than outputs
-    # there are too many patches; devices that share a batch would each have to gather its groups.
-    if x.shape[1] * x.shape[2] < 256 or inputs > outputs or jax.device_count() > 1:
-        return convolve(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=_products, default=convolve)
+    """The convolution as a linear function of the kernel: what counts is its transpose."""
+    return lax.platform_dependent(x, kernel, cpu=_products, default=plain)
 
 
 def _products(x: Array, kernel: Array) -> Array:
-    """`convolve` as matrix products of patches, group by group."""
+    """The convolution as matrix products of patches, group by group."""
     size, _, _, outputs = kernel.shape
     batch, height, width, inputs = x.shape
     images = next(i for i in range(max(1, _PIXELS // (height * width)), 0, -1) if batch % i == 0)
