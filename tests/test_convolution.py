@@ -22,11 +22,13 @@ SHAPES = [
 def drawn(shape, dtype="float32"):
     batch, height, width, inputs, outputs, size = shape
     rng = np.random.default_rng(0)
-    sizes = (batch, height, width, inputs), (size, size, inputs, outputs)
-    cotangent = rng.standard_normal((batch, height, width, outputs))
-    return [jnp.asarray(rng.standard_normal(s), dtype) for s in sizes], jnp.asarray(
-        cotangent, dtype
+    sizes = (
+        (batch, height, width, inputs),
+        (size, size, inputs, outputs),
+        (batch, height, width, outputs),
     )
+    *arguments, cotangent = (jnp.asarray(rng.standard_normal(size), dtype) for size in sizes)
+    return arguments, cotangent
 
 
 def by_loops(x, kernel, cotangent):
