@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compiled, measure, objective, overhead, scale, startup, throughput
+from configs import cifar_compressed
 from hsjax import batches, data, evaluate, experiment, losses, train
 from hsjax.config import UserError
 
@@ -29,8 +30,11 @@ def test_objective_rows(tmp_path):
     assert (written["rows"], written["threads"]) == ([row], 3)
 
 
-def test_overhead_measures_the_form_it_names():
+def test_overhead_measures_the_form_it_names(monkeypatch):
     """The masked step holds an n x n product; ours does not."""
+    small = cifar_compressed.get_config()
+    small.model.stages = (4,)
+    monkeypatch.setattr(cifar_compressed, "get_config", lambda: small)
     for kind, has in (("spherical", False), ("masked", True)):
         run, program = overhead.stepper(kind, 250, "float32", 4, 1)
         assert ("250,250" in program.as_text()) == has

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from functools import partial
 from unittest import mock
 
 import jax
@@ -98,6 +99,14 @@ def naive_statistics(x, eps):
     return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
 
 
+@partial(jax.jit, static_argnums=0)
+@partial(jax.grad, argnums=2)
+def gradient(statistics, weights, x):
+    mean, variance = statistics(x, jnp.asarray(1e-3, x.dtype))
+    # Nonlinear, so that cotangents depend on the statistics.
+    return jnp.sum(weights[0] * jnp.sin(mean) + weights[1] * jnp.cos(3 * variance))
+
+
 @settings(max_examples=15, deadline=None)
 @given(  # few shapes: each is compiled
     st.sampled_from([(2, 2), (9, 5), (3, 70)]), st.integers(0, 1000), st.floats(-2, 2)
@@ -107,23 +116,11 @@ def test_closed_form_derivative_is_that_of_the_naive_form(shape, seed, decay):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, batch, n)) * np.exp(-decay * np.arange(n) / n)
     weights = rng.normal(size=(2, 2, n))
-
-    def objective(statistics, weights, x):
-        mean, variance = statistics(x, jnp.asarray(1e-3, x.dtype))
-        # Nonlinear, so that cotangents depend on the statistics.
-        return jnp.sum(weights[0] * jnp.sin(mean) + weights[1] * jnp.cos(3 * variance))
-
     with jax.enable_x64(True):
-        expected = jax.grad(lambda x: objective(naive_statistics, jnp.asarray(weights), x))(
-            jnp.asarray(x)
-        )
-        wide = jax.grad(lambda x: objective(losses.batch_statistics, jnp.asarray(weights), x))(
-            jnp.asarray(x)
-        )
+        expected = gradient(naive_statistics, weights, x)
+        wide = gradient(losses.batch_statistics, weights, x)
     np.testing.assert_allclose(wide, expected, rtol=1e-9, atol=1e-11)
-    narrow = jax.grad(
-        lambda x: objective(losses.batch_statistics, jnp.asarray(weights, jnp.float32), x)
-    )(jnp.asarray(x, jnp.float32))
+    narrow = gradient(losses.batch_statistics, weights.astype("float32"), x.astype("float32"))
     # The cosine of a large variance magnifies what float32 rounds.
     np.testing.assert_allclose(narrow, expected, rtol=0, atol=5e-3 * np.abs(expected).max())
 
