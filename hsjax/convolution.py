@@ -22,6 +22,10 @@ def convolve(x: Array, kernel: Array) -> Array:
 
     Returns:
       [batch, height, width, outputs].
+
+    Raises:
+      TypeError: x and kernel are of two dtypes.
+      ValueError: they have different numbers of inputs.
     """
     inputs, outputs = kernel.shape[2:]
     # Small images fit a cache, and a loop takes longer to compile; from more inputs than outputs
