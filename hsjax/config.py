@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hsjax import losses, samplers
+from hsjax import losses, models, samplers
 
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
@@ -130,6 +130,7 @@ _FIELDS: dict[str, _Check] = {
     "model.latent_dim": _whole(2, 1_000_000),
     "model.stages": _wholes(1, 100_000, fewest=1, up_to=10, different=False),
     "model.dtype": _one_of("float32", "bfloat16"),
+    "model.initialisation": _one_of(*models.INITIALISATIONS),
     "model.project": _switch,
     "loss.kind": _one_of("standard", "cartesian", "spherical"),
     "loss.beta": _number(0),
@@ -146,9 +147,11 @@ _FIELDS: dict[str, _Check] = {
     "loss.eps": _POSITIVE,
     "loss.variance_eps": _POSITIVE,
     "loss.std_radius": _number(0),
+    "loss.std_angle_gain": _number(0),
     "train.epochs": _whole(1),
     "train.batch_size": _whole(2),
     "train.learning_rate": _POSITIVE,
+    "train.adam_eps": _POSITIVE,
     "train.decay_epochs": _wholes(1, 1_000_000_000, fewest=0, up_to=1000),
     "train.decay_factor": _POSITIVE,
     "train.gradient_clip": _number(0),
@@ -160,6 +163,7 @@ _FIELDS: dict[str, _Check] = {
     "sample.fit_split": _one_of("train", "test"),
     "sample.count": _whole(2),
     "evaluate.latent_scale": _POSITIVE,
+    "evaluate.batch_norm": _one_of("running", "batch"),
     "evaluate.samplers": _some_of(*samplers.SAMPLERS),
     "evaluate.metrics": _some_of("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
     "evaluate.features": _one_of("classifier", "inception", "none"),

@@ -21,28 +21,32 @@ PICTURED = 64  # images in each panel of a figure
 
 
 class Inference(NamedTuple):
-    """The model in evaluation mode (BatchNorm on running statistics), jitted."""
+    """The functions of a trained model, jitted."""
 
     encode: Callable  # (state, uint8 [B, H, W, C]) -> Latent of [B, n]
     decode: Callable  # (state, [B, n]) -> [B, H, W, C] in [0, 1]
     errors: Callable  # (state, uint8 [B, H, W, C], z [B, n]) -> squared error [B], summed
 
 
-def inference(experiment: train.Experiment, latent_scale: float = 1.0) -> Inference:
+def inference(
+    experiment: train.Experiment, latent_scale: float = 1.0, batch_norm: str = "running"
+) -> Inference:
     """The functions of a run's model on images as they are in the data.
 
     The decoder gets its latents times latent_scale, after the projection if the model projects.
+    BatchNorm takes its running statistics, or those of the batch if batch_norm is "batch".
     The devices of this process share the rows of what they are given; a state is on all of them.
     """
+    by_batch = batch_norm == "batch"
     split = functools.partial(devices.split, devices=jax.local_devices())
 
     def encode(state, images):
         model = experiment.model(state.params, state.batch_stats)
-        return model.encode(experiment.pad(batches.prepare(split(images))))
+        return model.encode(experiment.pad(batches.prepare(split(images))), train=by_batch)
 
     def decode(state, z):
         model = experiment.model(state.params, state.batch_stats)
-        return experiment.crop(model.decode(split(z), scale=latent_scale))
+        return experiment.crop(model.decode(split(z), train=by_batch, scale=latent_scale))
 
     def errors(state, images, z):
         return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
@@ -182,11 +186,15 @@ def evaluate(
         "mse_sum_sampled_z": mse_sampled,
     }
     spec = train.objective(config).spec
-    parts = jax.jit(train.regulariser, static_argnums=0)(config.loss.kind, test, spec)
+    parts = jax.jit(train.regulariser, static_argnums=0)(experiment.config.loss, test, spec)
     numbers |= {name: float(value) for name, value in parts.items()}
     if wanted.latent_scale != 1.0:
         numbers["latent_scale"] = wanted.latent_scale
         notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
+
+    if wanted.batch_norm == "batch":
+        notes.append(f"BatchNorm takes the statistics of each batch of {batch_size} that is judged")
+    numbers["batch_norm"] = wanted.batch_norm
 
     say(f"encoding {len(dataset.train_images)} training images")
     bank = embed(model, state, dataset.train_images, batch_size).mean

@@ -163,7 +163,7 @@ def _open(config, path, dataset) -> _Run:
     evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
-    model = _inference(experiment, config.evaluate.latent_scale)
+    model = _inference(experiment, config.evaluate.latent_scale, config.evaluate.batch_norm)
     return _Run(config, path, dataset, _is_streamed(config, dataset), experiment, programs, model)
 
 
@@ -241,8 +241,8 @@ def _train(run, state, checkpoints, records, stop_signal):
             if inside == 0:
                 seconds = time.monotonic() - started
                 row = _averages(state, experiment.steps)
-                if epoch == 1 and config.loss.relative_beta and row["kl"] > 0:
-                    scale = devices.replicate(jnp.float32(row["mse"] / row["kl"]))
+                if epoch == 1 and config.loss.relative_beta:
+                    scale = devices.replicate(jnp.float32(row["mse"] / (row["kl"] + 1e-3)))
                     state = state._replace(beta_scale=scale)
                 seen = (step - before) * config.train.batch_size
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
