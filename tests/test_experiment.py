@@ -213,10 +213,10 @@ def test_beta_relative_to_the_first_epoch(config, tmp_path):
     config.loss.beta = 0.01
     experiment.train_and_evaluate(config, tmp_path)
     first, second, third = read_metrics(tmp_path)
-    scale = first["mse"] / first["kl"]
-    np.testing.assert_allclose(first["beta"], 0.01 * 2, rtol=1e-6)
-    np.testing.assert_allclose(second["beta"], 0.01 * scale * (2**0.5 + 1), rtol=1e-4)
-    np.testing.assert_allclose(third["beta"], 0.01 * scale * (3**0.5 + 1), rtol=1e-4)
+    relative = 0.01 * first["mse"] / (first["kl"] + 1e-3)
+    np.testing.assert_allclose(first["beta"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(second["beta"], relative * (1**0.5 + 1), rtol=1e-4)
+    np.testing.assert_allclose(third["beta"], relative * (2**0.5 + 1), rtol=1e-4)
 
 
 def test_a_set_without_labels(config, images_file, tmp_path, capsys):
