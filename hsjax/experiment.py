@@ -159,7 +159,7 @@ class _Run(NamedTuple):
 
 def _open(config, path, dataset) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
-    dataset = dataset or data.of_config(config.data)
+    dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
     evaluation.check(config, dataset)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
