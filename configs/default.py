@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     # "digits" (bundled), a path to an .npz, a path with a slash at its end to a folder of images,
-    # or the name of a tensorflow-datasets image set.
+    # or the name of a tensorflow-datasets image set. Of files in a folder, EXIF orientation is
+    # applied and what is transparent becomes white.
     data.name = "digits"
     # Where tensorflow-datasets finds or prepares sets; "" is its own default.
     data.dir = ""
@@ -23,6 +24,8 @@ def get_config() -> ConfigDict:
     data.size = 0
     data.crop = 0
     data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
+    # Of a folder without train and test in it: the share of its images that are for testing.
+    data.test_share = 0.1
     # Share of a device's memory that training images may take; more are streamed from the host,
     # which changes no number. 0 streams any set.
     data.device_share = 0.25
@@ -106,12 +109,15 @@ def get_config() -> ConfigDict:
     evaluate.batch_norm = "running"
     # frechet, kid, prdc: of images, over a feature network; the others: of latents.
     evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
-    # Feature network: "classifier", trained once on the train split and kept in the user's cache;
-    # "inception", the one of the FID, from the file below; "none".
+    # Feature network: "classifier", trained once on the train split and kept in the user's cache
+    # (a set without labels, or of one class, gets "random" instead); "random", the same layers
+    # with random weights; "inception", the one of the FID, from the file below; "none".
     evaluate.features = "classifier"
-    evaluate.feature_seeds = (0,)  # a classifier each
+    evaluate.feature_seeds = (0,)  # a network each, trained or random
     evaluate.feature_steps = 500  # training steps of a classifier, of 128 images each
-    evaluate.inception_weights = ""  # path of pt_inception-2015-12-05-6726825d.pth
+    # For inception, the path of pt_inception-2015-12-05-6726825d.pth, downloaded from
+    # https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights
+    evaluate.inception_weights = ""
     evaluate.neighbours = 5  # k of the k-NN accuracy
 
     return config

@@ -126,6 +126,7 @@ _FIELDS: dict[str, _Check] = {
     "data.size": _whole(0, 100_000),
     "data.crop": _whole(0, 100_000),
     "data.corrupt": _one_of("refuse", "skip"),
+    "data.test_share": _number(0.001, 0.999),
     "data.device_share": _number(0),
     "model.latent_dim": _whole(2, 1_000_000),
     "model.stages": _wholes(1, 100_000, fewest=1, up_to=10, different=False),
@@ -166,7 +167,7 @@ _FIELDS: dict[str, _Check] = {
     "evaluate.batch_norm": _one_of("running", "batch"),
     "evaluate.samplers": _some_of(*samplers.SAMPLERS),
     "evaluate.metrics": _some_of("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
-    "evaluate.features": _one_of("classifier", "inception", "none"),
+    "evaluate.features": _one_of("classifier", "random", "inception", "none"),
     "evaluate.feature_seeds": _wholes(*_SEED, fewest=1, up_to=1000),
     "evaluate.feature_steps": _whole(1),
     "evaluate.inception_weights": _string,
@@ -201,9 +202,11 @@ def validate(config: ConfigDict) -> None:
         )
     weights = config.evaluate.inception_weights
     if config.evaluate.features == "inception" and not Path(weights).is_file():
+        from hsjax.metrics.inception import URL  # which imports this module
+
         raise UserError(
             f"evaluate.inception_weights is {weights!r}, which is no file: "
-            "give the path of pt_inception-2015-12-05-6726825d.pth"
+            f"download {URL} and give its path"
         )
 
 

@@ -112,15 +112,22 @@ class Evaluation(NamedTuple):
 def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features.FeatureNetwork]:
     """Those of evaluate.features: one for each of evaluate.feature_seeds, or the Inception network.
 
+    Random ones stand in for classifiers of a set whose labels teach nothing.
+
     Raises:
-      UserError: no labels to train a classifier with, or no usable weights for Inception.
+      UserError: no usable weights for Inception.
     """
     wanted = config.evaluate
+    if wanted.features == "none":
+        return []
     if wanted.features == "inception":
         return [features.inception(wanted.inception_weights)]
+    if wanted.features == "random" or features.lacking(dataset):
+        shape = dataset.train_images.shape[1:]
+        return [features.random(shape, seed=seed) for seed in wanted.feature_seeds]
     return [
         features.classifier(dataset, seed=seed, steps=wanted.feature_steps)
-        for seed in (wanted.feature_seeds if wanted.features == "classifier" else ())
+        for seed in wanted.feature_seeds
     ]
 
 
@@ -167,8 +174,7 @@ def evaluate(
     batch_size += -batch_size % jax.local_device_count()
     noise_key, sample_key = jax.random.split(jax.random.key(config.seed))
     images, labels = dataset.test_images, dataset.test_labels
-    labelled = dataset.train_labels is not None and labels is not None
-    notes = []
+    lacks, notes = features.lacking(dataset), []
 
     say(f"encoding {len(images)} test images")
     test = embed(model, state, images, batch_size)
@@ -198,7 +204,7 @@ def evaluate(
 
     say(f"encoding {len(dataset.train_images)} training images")
     bank = embed(model, state, dataset.train_images, batch_size).mean
-    if labelled:
+    if not lacks:
         question = (bank, dataset.train_labels, test.mean, labels)
         if "knn" in wanted.metrics:
             say("looking for neighbours")
@@ -208,10 +214,11 @@ def evaluate(
             say("fitting a linear probe")
             numbers["linear_probe_accuracy"] = neighbours.linear_probe_accuracy(*question)
     else:
-        notes.append("no labels: k-NN accuracy, linear probe and colours are left out")
+        colours = " and colours" if labels is None else ""
+        notes.append(f"{lacks}: k-NN accuracy and linear probe{colours} are left out")
 
     arrays = {"test_mean": np.asarray(test.mean)}
-    if labels is not None and labelled:
+    if labels is not None:
         arrays["test_labels"] = labels
     if "latents" in wanted.metrics:
         say("describing the latents")
@@ -241,12 +248,15 @@ def evaluate(
         samples[name] = decode(model, state, z, batch_size)
 
     of_images = {"frechet", "kid", "prdc"}.intersection(wanted.metrics)
-    if wanted.features == "classifier" and not labelled and of_images:
-        notes.append("no labels to train a feature network with: set evaluate.features=inception")
-    elif wanted.features != "none" and of_images:
+    if wanted.features != "none" and of_images:
+        if wanted.features == "classifier" and lacks:
+            notes.append(
+                f"{lacks} to train a feature network with: images are judged by one of random "
+                "weights, FD[random-conv]; evaluate.features=inception gives FID"
+            )
         chosen = np.random.default_rng(config.seed).permutation(len(bank))[:count]
         if len(chosen) < count:
-            notes.append(f"the floor is of {len(chosen)} training images only, so it is too high")
+            notes.append(f"only {len(chosen)} training images are reconstructed for comparison")
         sets = generation.Sets(
             test=images[:count],
             reconstructions=reconstructions,
@@ -258,6 +268,7 @@ def evaluate(
         numbers["fit_split"] = config.sample.fit_split
         numbers["generation"] = []
         for network in feature_networks(config, dataset):
+            notes += features.doubts(network, dataset)
             numbers["generation"].append(generation.judge(network, sets, wanted.metrics, say))
     notes += dict.fromkeys(n for row in numbers.get("generation", ()) for n in row.pop("notes"))
     numbers["notes"] = notes

@@ -46,7 +46,7 @@ def generation(row: dict, numbers: dict) -> list[str]:
     about = ", ".join(
         f"{text} {row[key]}" for key, text in (("seed", "seed"), ("steps", "steps")) if key in row
     )
-    if "test_accuracy" in row:
+    if row.get("test_accuracy") is not None:
         about += f", test accuracy {row['test_accuracy']:.3f}"
     name = row["distance"]
     lines = [
@@ -54,10 +54,11 @@ def generation(row: dict, numbers: dict) -> list[str]:
         f"  {numbers['sample_count']} samples, fitted to the {numbers['fit_split']} means; "
         f"MSE (sum) {numbers['mse_sum']:.4g}",
     ]
-    if "floor" in row:
+    if "reconstructions_to_test" in row:
         lines += [
             f"  {name} of reconstructions to test images: {row['reconstructions_to_test']:.4g}; "
-            f"floor (reconstructions of training to those of test images): {row['floor']:.4g}",
+            "for reference, reconstructions of training to those of test images: "
+            f"{row['train_reconstructions_to_reconstructions']:.4g}",
             f'  columns: {name} of samples to test images and to reconstructions ("self")',
         ]
     shown = [key for key in _COLUMNS if any(key in r for r in row["samplers"].values())]
