@@ -214,8 +214,10 @@ def evaluate(
             say("fitting a linear probe")
             numbers["linear_probe_accuracy"] = neighbours.linear_probe_accuracy(*question)
     else:
-        colours = " and colours" if labels is None else ""
-        notes.append(f"{lacks}: k-NN accuracy and linear probe{colours} are left out")
+        need = "k-NN accuracy and linear probe"
+        if labels is None:
+            need = "k-NN accuracy, linear probe and colours"
+        notes.append(f"{lacks}: {need} are left out")
 
     arrays = {"test_mean": np.asarray(test.mean)}
     if labels is not None:

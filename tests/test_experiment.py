@@ -228,7 +228,10 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     config.sample.sampler = "prior"
     config.sample.fit_split = "test"
     numbers = experiment.train_and_evaluate(config, tmp_path / "run")
-    assert not {"knn_accuracy", "linear_probe_accuracy", "generation"} & numbers.keys()
+    assert not {"knn_accuracy", "linear_probe_accuracy"} & numbers.keys()
+    (row,) = numbers["generation"]
+    assert row["distance"] == "FD[random-conv]"
+    assert {"to_test", "kid", "coverage"} <= row["samplers"]["prior"].keys()
     assert not {"overlap_within", "overlap_between"} & numbers["latents"].keys()
     output = capsys.readouterr().out
     assert "note: no labels: k-NN accuracy, linear probe and colours are left out" in output
@@ -257,7 +260,7 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("evaluate.samplers", ("vmf,prior",), "'vmf,prior': choose from prior, uniform_sphere"),
         ("evaluate.samplers", "vmf", "evaluate.samplers holds 'vmf': choose from"),
         ("evaluate.metrics", ("fid",), "holds 'fid': choose from frechet, kid, prdc, knn"),
-        ("evaluate.features", "vgg", "choose one of classifier, inception, none"),
+        ("evaluate.features", "vgg", "choose one of classifier, random, inception, none"),
         ("evaluate.features", "inception", "evaluate.inception_weights is '', which is no file"),
         ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold 1 to"),
         ("evaluate.feature_seeds", (0, -1), "evaluate.feature_seeds is (0, -1)"),
