@@ -398,3 +398,18 @@ def test_images_on_the_device_give_the_same_numbers(whole, config, tmp_path, und
     on_device = data.Dataset(dataset.name, *map(jnp.asarray, dataset[1:]))
     numbers = experiment.train_and_evaluate(config, tmp_path, dataset=on_device)
     assert numbers == whole[1]
+
+
+def test_batch_norm_takes_running_statistics_or_the_batchs(config):
+    experiment, state = train.create(config, (6, 10, 1), 48)
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)
+    other = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
+    for batch_norm, follows in (("running", True), ("batch", False)):
+        model = evaluation.inference(experiment, 1.0, batch_norm)
+        z = model.encode(state, images).mean
+        moved = np.abs(z - model.encode(other, images).mean).max()
+        decoded = np.abs(model.decode(state, z) - model.decode(other, z)).max()
+        assert ((moved > 1e-3) == follows) & ((decoded > 1e-3) == follows), batch_norm
+        # A batch's statistics depend on its images, running ones do not.
+        alone = np.abs(model.encode(state, images[:4]).mean - z[:4]).max()
+        assert (alone > 1e-3) == (not follows), batch_norm
