@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.measure import MASK_LIMIT, interleave, masked_statistics, ratio, text, write
 from configs import cifar_compressed, cifar_standard
 from hsjax import losses, train
-from hsjax.figures import BLUE, RED, describe, log_y, new_figure, save, subplots
+from hsjax.figures import BLUE, RED, describe, log_y, new_figure, own_settings, save, subplots
 
 PAPER = {200: 1.32}  # time per epoch over the standard VAE's, at batch 200 (section 3)
 COUNT = 2000  # images
@@ -87,6 +87,7 @@ def measure(n: int, dtype: str, batch: int, rounds: int, steps: int) -> dict:
     }
 
 
+@own_settings()
 def draw(path: Path, rows: list[dict], device: str) -> None:
     """Time of a step over the standard VAE's against n: median and quartiles, and the paper's."""
     figure, body = new_figure(
