@@ -1,6 +1,7 @@
-"""The numbers of an evaluation as tables for a terminal."""
+"""The numbers of an evaluation as tables that fit the terminal."""
 
 from hsjax.metrics.latents import READING
+from hsjax.terminal import columns, fold
 
 _NAMES = {
     "mse_sum": "MSE, sum over an image's values",
@@ -29,15 +30,18 @@ def table(numbers: dict, name: str) -> str:
         names["knn_accuracy"] += f" (k = {k})"
     rows = [(text, numbers[key]) for key, text in names.items() if key in numbers]
     width = max(len(text) for text, _ in rows)
-    lines = [f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}"]
+    lines = [fold(f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}")]
     lines += [f"  {text:<{width}}  {value:>9.4g}" for text, value in rows]
     if described := numbers.get("latents"):
         lines.append("latents of the test images")
         width = max(map(len, described))
-        lines += [f"  {k:<{width}}  {v:>9.4g}  {READING[k]}" for k, v in described.items()]
+        lines += [
+            fold(f"  {k:<{width}}  {v:>9.4g}  {READING[k]}", width + 15)
+            for k, v in described.items()
+        ]
     for row in numbers.get("generation", ()):
         lines += generation(row, numbers)
-    lines += [f"note: {note}" for note in numbers["notes"]]
+    lines += [fold(f"note: {note}") for note in numbers["notes"]]
     return "\n".join(lines)
 
 
@@ -61,10 +65,22 @@ def generation(row: dict, numbers: dict) -> list[str]:
             f"{row['train_reconstructions_to_reconstructions']:.4g}",
             f'  columns: {name} of samples to test images and to reconstructions ("self")',
         ]
-    shown = [key for key in _COLUMNS if any(key in r for r in row["samplers"].values())]
-    width = max(map(len, row["samplers"]))
-    lines.append("  " + " " * width + "".join(f"{_COLUMNS[key]:>11}" for key in shown))
-    for sampler, values in row["samplers"].items():
-        cells = "".join(f"{values[key]:>11.4g}" for key in shown)
-        lines.append(f"  {sampler:<{width}}{cells}")
-    return lines
+    return [fold(line, 4) for line in lines] + _table(row["samplers"])
+
+
+def _table(samplers: dict[str, dict[str, float]]) -> list[str]:
+    """A line for each sampler; columns that the terminal has no room for follow below."""
+    width = max(map(len, samplers))
+    names = [f"  {name:<{width}}" for name in ("", *samplers)]
+    lines: list[str] = []
+    block = names
+    for key, title in _COLUMNS.items():
+        values = [row[key] for row in samplers.values() if key in row]
+        if not values:
+            continue
+        cells = [title, *(f"{value:.4g}" for value in values)]
+        width = 1 + max(7, *map(len, cells))
+        if block is not names and len(block[0]) + width > columns():
+            lines, block = lines + block, names
+        block = [line + cell.rjust(width) for line, cell in zip(block, cells, strict=True)]
+    return lines + block

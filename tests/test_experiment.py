@@ -149,7 +149,7 @@ def test_a_finished_run_is_only_judged_again_and_can_be_prolonged(
     experiment.train_and_evaluate(config, tmp_path)
     capsys.readouterr()
     experiment.train_and_evaluate(config, tmp_path)
-    assert "compiled" not in capsys.readouterr().out
+    assert "compiling" not in capsys.readouterr().out
     config.train.epochs = 3
     experiment.train_and_evaluate(config, tmp_path)
     assert_same_run(config, tmp_path, uninterrupted(config))
