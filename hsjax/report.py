@@ -1,7 +1,8 @@
 """The numbers of an evaluation as tables that fit the terminal."""
 
+from hsjax import terminal
 from hsjax.metrics.latents import READING
-from hsjax.terminal import columns, fold
+from hsjax.terminal import fold
 
 _NAMES = {
     "mse_sum": "MSE, sum over an image's values",
@@ -65,22 +66,16 @@ def generation(row: dict, numbers: dict) -> list[str]:
             f"{row['train_reconstructions_to_reconstructions']:.4g}",
             f'  columns: {name} of samples to test images and to reconstructions ("self")',
         ]
-    return [fold(line, 4) for line in lines] + _table(row["samplers"])
+    return [*(fold(line, 4) for line in lines), _table(row["samplers"])]
 
 
-def _table(samplers: dict[str, dict[str, float]]) -> list[str]:
-    """A line for each sampler; columns that the terminal has no room for follow below."""
+def _table(samplers: dict[str, dict[str, float]]) -> str:
+    """A line for each sampler."""
     width = max(map(len, samplers))
-    names = [f"  {name:<{width}}" for name in ("", *samplers)]
-    lines: list[str] = []
-    block = names
+    rows = [[f"  {name:<{width}}"] for name in ("", *samplers)]
     for key, title in _COLUMNS.items():
         values = [row[key] for row in samplers.values() if key in row]
-        if not values:
-            continue
-        cells = [title, *(f"{value:.4g}" for value in values)]
-        width = 1 + max(7, *map(len, cells))
-        if block is not names and len(block[0]) + width > columns():
-            lines, block = lines + block, names
-        block = [line + cell.rjust(width) for line, cell in zip(block, cells, strict=True)]
-    return lines + block
+        if values:
+            for row, cell in zip(rows, (title, *(f"{v:.4g}" for v in values)), strict=True):
+                row.append(f"{cell:>7}")
+    return terminal.table(rows, gap=" ")

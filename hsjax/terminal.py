@@ -52,6 +52,25 @@ def fold(text: str, indent: int = 2) -> str:
     )
 
 
+def table(rows: list[list[str]], *, heads: int = 1, gap: str = "  ") -> str:
+    """Cells as aligned lines; columns that the terminal has no room for follow below.
+
+    Args:
+      rows: of cells, each as many.
+      heads: how many columns stand before each part of a folded table.
+      gap: between columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[x.rjust(w) for x, w in zip(row, widths, strict=True)] for row in rows]
+    lines: list[str] = []
+    block = start = [gap.join(row[:heads]) for row in cells]
+    for column in zip(*(row[heads:] for row in cells), strict=True):
+        if block is not start and len(block[0] + gap + column[0]) > columns():
+            lines, block = lines + block, start
+        block = [line + gap + cell for line, cell in zip(block, column, strict=True)]
+    return "\n".join(lines + block)
+
+
 class Progress:
     """One line about the present epoch: rewritten in a terminal, every few seconds elsewhere."""
 
