@@ -111,7 +111,10 @@ def main(_) -> None:
         sys.stdout = open(os.devnull, "w")  # or leaving would try it again
         _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
     except KeyboardInterrupt:  # outside of training: there is nothing to save
-        _fail("interrupted: repeat the command to continue", 130)
+        try:
+            _fail("interrupted: repeat the command to continue", 130)
+        finally:
+            os._exit(130)  # XLA's threads are still computing, and leaving in order can crash them
 
 
 def _run() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import os
 import platform
 import sys
 import time
@@ -53,7 +54,10 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
             tell(str(stop))
             sys.exit(128 + stop.signal)
         except KeyboardInterrupt:
-            _fail("interrupted: repeat the command", 130)
+            try:
+                _fail("interrupted: repeat the command", 130)
+            finally:
+                os._exit(130)  # as in main.py
 
     return run
 

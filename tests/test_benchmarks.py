@@ -83,6 +83,7 @@ def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, cap
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr("os._exit", lambda status: None)
     monkeypatch.setattr(sys, "argv", ["benchmark", *(["a", "b"] if module is scale else [])])
     with pytest.raises(SystemExit, match="130"):
         module.main()
