@@ -240,7 +240,7 @@ def of_evaluation(
     Args:
       config: a whole one.
       path: of the workdir; one without a config.json gets `config` as it is.
-      given: the fields of `config` that somebody chose; all if None.
+      given: the fields or groups of `config` that somebody chose; all if None.
 
     Raises:
       UserError: another chosen field differs, or config.json can't be used.
@@ -253,7 +253,7 @@ def of_evaluation(
         raise UserError(
             f"{file} has {unknown[0]}, which this version of hsjax lacks: use the one that wrote it"
         )
-    chosen = mine.keys() if given is None else mine.keys() & set(given)
+    chosen = [f for f in mine if given is None or f in given or f.partition(".")[0] in given]
     differing = [f for f in _differing(own, mine) if f in chosen and f != "data.name"]
     if differing:
         told = (f"{f}={_shown({**EARLIER, **own}.get(f))}" for f in differing)

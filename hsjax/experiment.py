@@ -132,7 +132,8 @@ def evaluate(
         count. All others are those the workdir was trained with.
       workdir: of a trained run.
       dataset: what data.name would load.
-      given: the fields of `config` that somebody chose, such as "evaluate.metrics"; all if None.
+      given: the fields or groups of `config` that somebody chose, such as "evaluate.metrics" or
+        "sample"; all if None.
 
     Raises:
       UserError: as `train_and_evaluate`, if another field is given that differs from the workdir's,

@@ -20,7 +20,6 @@ from hsjax import batches, devices, losses
 from hsjax.config import UserError
 from hsjax.models import VAE, Latent
 
-
 _KEYS = "threefry2x32"  # whatever JAX's default is, the same seed gives the same numbers
 
 
