@@ -9,6 +9,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Iterator
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -198,29 +199,36 @@ class Checkpoints:
 def _plain_errors() -> Iterator[None]:
     """The OSError behind an error of orbax, without the tracebacks that its threads print.
 
-    After an error, writes that end late still find its event loop closed and say so: this stays
-    unsaid for the rest of the process.
+    After an error, writes that end late find their event loop closed, or nobody who waits for what
+    they raise, and say so: this stays unsaid for the rest of the process.
     """
-
-    def elsewhere(record) -> bool:
-        return "orbax" not in record.pathname
 
     def but_late_writes(unraisable) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             before(unraisable)
 
-    logger, before = logging.get_absl_logger(), sys.unraisablehook
-    logger.addFilter(elsewhere)
+    loggers, before = (logging.get_absl_logger(), getLogger("asyncio")), sys.unraisablehook
+    failed_before = any(_is_not_orbax in logger.filters for logger in loggers)
+    for logger in loggers:
+        logger.addFilter(_is_not_orbax)
     sys.unraisablehook = but_late_writes
     try:
         yield
-        sys.unraisablehook = before
     except ValueError as error:  # tensorstore's
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         raise
-    finally:
-        logger.removeFilter(elsewhere)
+    else:
+        sys.unraisablehook = before
+        if not failed_before:
+            for logger in loggers:
+                logger.removeFilter(_is_not_orbax)
+
+
+def _is_not_orbax(record) -> bool:
+    late = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
+    return not late and "orbax" not in record.pathname
 
 
 def _as_dict(state: Any) -> dict[str, jax.Array]:
