@@ -223,8 +223,8 @@ def check_workdir(config: ConfigDict, path: Path) -> None:
       UserError: it is of another one (the fields that differ are named), or can't be read.
     """
     mine = _flat(_as_json(config))
-    own = _of_workdir(path) or mine
-    named = (path / "data.json").is_file()
+    own = _recorded(path / "config.json", mine)
+    named = read_record(path / "data.json") is not None
     if differing := [f for f in _differing(own, mine) if not (named and f == "data.name")]:
         told = (f"{f} is {_shown(mine.get(f))}, there {_shown(own.get(f))}" for f in differing)
         raise UserError(
@@ -247,21 +247,20 @@ def of_evaluation(
     """
     validate(config)
     mine = _flat(_as_json(config))
-    own = _of_workdir(path) or mine
-    file = path / "config.json"
+    own = _recorded(path / "config.json", mine)
     if unknown := sorted(own.keys() - mine.keys()):
         raise UserError(
-            f"{file} has {unknown[0]}, which this version of hsjax lacks: use the one that wrote it"
+            f"{path / 'config.json'} has {unknown[0]}, which this version of hsjax lacks: use the one that wrote it"
         )
     chosen = [f for f in mine if given is None or f in given or f.partition(".")[0] in given]
     differing = [f for f in _differing(own, mine) if f in chosen and f != "data.name"]
     if differing:
-        told = (f"{f}={_shown({**EARLIER, **own}.get(f))}" for f in differing)
+        told = (f"{f}={_shown(own.get(f))}" for f in differing)
         raise UserError(
             f"{path} was trained with {', '.join(told)}, which --mode=evaluate can't change: "
             f"leave out {', '.join(differing)}"
         )
-    fields = {**mine, **EARLIER, **own}
+    fields = mine | own
     fields |= {f: mine[f] for f in chosen if _is_free(f) or f == "data.name"}
     found = config.copy_and_resolve_references()
     with found.ignore_type():
@@ -271,7 +270,7 @@ def of_evaluation(
     try:
         validate(found)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{path / 'config.json'}: {error}") from error
     return found
 
 
@@ -279,17 +278,30 @@ def _as_json(config: ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def _of_workdir(path: Path) -> dict | None:
-    """The fields of a workdir's config.json; None if it has none."""
-    file = path / "config.json"
-    if not file.exists() or (file.is_symlink() and not file.is_file()):
+def read_record(file: Path) -> dict | None:
+    """The JSON object in a file of a workdir; None if there is none, or a link to anything else.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    if not file.exists():
         return None
     try:
         if not file.is_file():  # a pipe might never end
             raise ValueError
-        return _flat(json.loads(file.read_text()))
-    except (AttributeError, OSError, RecursionError, ValueError) as error:
+        found = {**json.loads(file.read_text())}
+        _flat(found)  # nested too deeply, it is damaged
+        return found
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        if file.is_symlink():
+            return None
         raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
+
+
+def _recorded(file: Path, mine: dict) -> dict:
+    """The fields of a workdir's config.json, with what versions that lacked some did; or `mine`."""
+    record = read_record(file)
+    return mine if record is None else EARLIER | _flat(record)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -307,8 +319,7 @@ def _is_free(field: str) -> bool:
 
 
 def _differing(own: dict, mine: dict) -> list[str]:
-    """The fields that make two runs; one that an earlier version lacked is what it did."""
-    own = {**EARLIER, **own}
+    """The fields that make two runs."""
     return [
         field
         for field in sorted(own.keys() | mine.keys())

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from hsjax import batches, data, devices, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError, check_workdir, of_evaluation, validate
+from hsjax.config import UserError, check_workdir, of_evaluation, read_record, validate
 from hsjax.files import (
     locked,
     recover,
@@ -207,15 +207,10 @@ def _checksums(dataset) -> dict:
 
 def _check_data(path, checksums) -> None:
     """Raise a UserError if the run of a workdir began with other data."""
-    file = path / "data.json"
-    if not devices.is_first() or not file.is_file():  # as an earlier version left it
+    there = read_record(path / "data.json") if devices.is_first() else None
+    if there is None:  # a new run, or one of an earlier version
         return
-    try:
-        there = json.loads(file.read_text())
-        differing = [n for n in sorted(there | checksums) if there.get(n) != checksums.get(n)]
-    except (OSError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
-    if differing:
+    if differing := [n for n in sorted(there | checksums) if there.get(n) != checksums.get(n)]:
         raise UserError(
             f"{path} is of a run on other data ({', '.join(differing)} differ): "
             "give data.name the data it began with, or choose another --workdir"
