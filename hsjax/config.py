@@ -250,7 +250,8 @@ def of_evaluation(
     own = _recorded(path / "config.json", mine)
     if unknown := sorted(own.keys() - mine.keys()):
         raise UserError(
-            f"{path / 'config.json'} has {unknown[0]}, which this version of hsjax lacks: use the one that wrote it"
+            f"{path / 'config.json'} has {unknown[0]}, which this version of hsjax lacks: "
+            "use the one that wrote it"
         )
     chosen = [f for f in mine if given is None or f in given or f.partition(".")[0] in given]
     differing = [f for f in _differing(own, mine) if f in chosen and f != "data.name"]
