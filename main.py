@@ -39,7 +39,9 @@ def parse(argv: list[str]) -> list[str]:
         given = files["config"].value
         if len(given) > 1:
             raise flags.Error(f"--config={given[0]} and --config={given[1]}: give one of them")
-        path = given[0] if given else DEFAULT
+        path = os.path.expanduser(given[0]) if given else DEFAULT
+        if given:  # a shell leaves the ~ after = alone
+            argv = [arg.replace(f"config={given[0]}", f"config={path}") for arg in argv]
         _check_file(path)
         rest = FLAGS(argv if given else [argv[0], f"--config={path}", *argv[1:]])
         if rest[1:]:

@@ -119,6 +119,7 @@ def test_a_wrong_value_is_one_line_that_names_the_field(field):
 @pytest.fixture
 def command_line(monkeypatch, capsys):
     """What main.py's own parser and the check of the config make of arguments."""
+    given = []
 
     def run(*arguments):
         argv = ["main.py", *arguments]
@@ -126,6 +127,7 @@ def command_line(monkeypatch, capsys):
         try:
             main.parse(argv)
             validate(main.CONFIG.value)
+            given.append(main._given())
         except UserError as error:
             return str(error)
         except SystemExit as stop:
@@ -142,6 +144,7 @@ def command_line(monkeypatch, capsys):
                 flags.FLAGS[name].unparse()
         return None
 
+    run.given = given
     return run
 
 
@@ -167,6 +170,20 @@ def test_right_words_on_the_command_line_are_taken(command_line):
         ("data.dir", ""),
     ):
         assert command_line(f"--config.{field}={word}") is None
+
+
+def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path, monkeypatch):
+    """Of a config file, if one is given, what an evaluation may change."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("from configs.smoke import get_config")
+    for arguments, given in (
+        ([], set()),
+        (["--config.loss.beta=2", "--config.sample.count=9"], {"loss.beta", "sample.count"}),
+        (["--config=configs/smoke.py", "--config.seed=1"], {"seed", "sample", "evaluate"}),
+        (["--config=~/mine.py"], {"sample", "evaluate"}),
+    ):
+        assert command_line(*arguments) is None
+        assert command_line.given[-1] == given
 
 
 @pytest.mark.parametrize(
