@@ -270,6 +270,6 @@ def _is_good(folder: Path) -> bool:
     """Whether the files that were saved are what they were; others, if any, are somebody else's."""
     try:
         sums = json.loads(_content(folder / _SUMS))
-        return bool(sums) and all(_sum(folder / name) == sum for name, sum in sums.items())
+        return bool(sums) and all(_sum(folder / name) == x for name, x in sums.items())
     except (AttributeError, OSError, RecursionError, TypeError, ValueError):
         return False
