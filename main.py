@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
+DEFAULT = str(Path(__file__).with_name("configs") / "default.py")
 # Without a default, which would be read here, before mistakes in it could become a line.
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -64,7 +65,9 @@ def parse(argv: list[str]) -> list[str]:
         given = files["config"].value
         if len(given) > 1:
             raise flags.Error(f"--config={given[0]} and --config={given[1]}: give one of them")
-        path = given[0] if given else str(Path(__file__).with_name("configs") / "default.py")
+        path = os.path.expanduser(given[0]) if given else DEFAULT
+        if given:  # a shell leaves the ~ after = alone
+            argv = [arg.replace(f"config={given[0]}", f"config={path}") for arg in argv]
         _check_file(path)
         rest = FLAGS(argv if given else [argv[0], f"--config={path}", *argv[1:]])
         if rest[1:]:
@@ -134,7 +137,6 @@ def _run() -> None:
 
     name = Path(FLAGS["config"].config_filename).stem
     workdir = WORKDIR.value or str(Path("runs") / name)
-    run = {"train": experiment.train_and_evaluate, "evaluate": experiment.evaluate}[MODE.value]
     processes = COORDINATOR.value, PROCESSES.value, PROCESS.value
     several = DISTRIBUTED.value or processes != (None, None, None)
     try:
@@ -143,7 +145,10 @@ def _run() -> None:
                 raise UserError("--mode=evaluate takes one process: leave --distributed out")
             devices.connect(*processes)
         devices.start()
-        run(CONFIG.value, workdir)
+        if MODE.value == "evaluate":
+            experiment.evaluate(CONFIG.value, workdir, given=_given())
+        else:
+            experiment.train_and_evaluate(CONFIG.value, workdir)
         if MODE.value == "train" and not several:
             again = shlex.join(["python", *sys.argv, "--mode=evaluate"])
             hint = "to judge it again, with other fields of sample and evaluate:"
@@ -166,6 +171,13 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
+
+
+def _given() -> set[str]:
+    """The fields, or groups of them, that the user chose for an evaluation."""
+    flag = FLAGS["config"]
+    groups = {"sample", "evaluate"} if flag.config_filename != DEFAULT else set()
+    return {*flag.override_values, *groups}
 
 
 def _fail(error: Exception | str, status: int) -> None:

@@ -59,7 +59,7 @@ def measure(workdir: Path, count: int) -> list[dict]:
     config = config_of(workdir)
     run = experiment._open(config, workdir, data.of_config(config.data))
     with Checkpoints(workdir / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-        state = checkpoints.restore(run.experiment.initial(config.seed))
+        state = checkpoints.restore(run.experiment.initial(config.seed), move=False)
     if state is None:
         raise UserError(f"{workdir} has no good checkpoint: train it first")
 

@@ -6,20 +6,29 @@ import json
 import os
 import re
 import secrets
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from hsjax import devices
 from hsjax.config import UserError
-from hsjax.files import reason, rename, sync, writing
+from hsjax.files import (
+    own_folder,
+    plainly_named,
+    reason,
+    remove,
+    rename,
+    sync,
+    writing,
+)
 
 _SUMS = "sha256.json"  # inside each checkpoint: what its files must hash to
 
@@ -32,12 +41,14 @@ class Checkpoints:
     (a broken copy) is found; orbax reads some damage as numbers.
 
     Of several processes the first one reads and writes; in the others the folder seems empty.
+    A folder that is a link is read, but replaced by one of its own before anything is written.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
         self.keep = keep
-        self._orbax = None
+        self._reads_back = False  # whether a checkpoint of this process did
+        self._orbax: Any = None
         if devices.is_first():
             alone = ocp.options.MultiprocessingOptions(
                 active_processes={0}, barrier_sync_key_prefix="first"
@@ -57,7 +68,19 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, oldest first, good or not."""
         names = os.listdir(self.folder) if self._orbax and self.folder.is_dir() else ()
-        return sorted(int(name) for name in names if name.isdecimal())
+        steps = [int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)]
+        return sorted(step for step in steps if (self.folder / str(step)).is_dir())
+
+    def probe(self) -> None:
+        """Find out, before a long training, whether checkpoints can be written and read back.
+
+        Raises:
+          UserError: they can't be.
+        """
+        if self._orbax:
+            beside = self.folder.with_name(f".probe.{secrets.token_hex(4)}.tmp")
+            with self._written(beside, {"probe": np.zeros(3, np.float32)}):
+                self._reads_back = False  # the first real one is another matter
 
     def save(self, step: int, state: Any) -> None:
         """Write a pytree of arrays as the checkpoint of this step, unless there is one.
@@ -69,32 +92,58 @@ class Checkpoints:
             return
         if jax.process_count() > 1:
             state = jax.device_get(state)  # orbax refuses the arrays of a single process
-        # A name that nothing of an earlier one, which failed, is still being written to.
-        new, old = self.folder / f".unfinished-{secrets.token_hex(4)}", self.folder / ".old"
         with writing(self.folder):
-            for left in (*self.folder.glob(".unfinished-*"), old):  # by an error or a kill
-                shutil.rmtree(left, ignore_errors=True)
-            new.mkdir(parents=True)
-            try:
-                with _plain_errors():
-                    args = ocp.args.StandardSave(_as_dict(state))
-                    self._orbax.save(new / "default", args=args)
-                (new / _SUMS).write_text(json.dumps(_sums(new)))
-                sync(new)
-                rename(new, self.folder / str(step))
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+            own_folder(self.folder)
+            # Names that nothing of an earlier one, which failed, is still being written to.
+            token = secrets.token_hex(4)
+            new, old = self.folder / f".unfinished-{token}", self.folder / f".old-{token}"
+            for pattern in (".unfinished-*", ".old*"):  # by an error or a kill
+                for left in self.folder.glob(pattern):
+                    remove(left)
+            with self._written(new, _as_dict(state)):
+                there = self.folder / str(step)
+                if os.path.lexists(there):  # a file, or a link to nowhere
+                    remove(there)
+                rename(new, there)
             for past in self.steps()[: -self.keep]:
                 rename(self.folder / str(past), old)  # in one go, then file by file
-                shutil.rmtree(old, ignore_errors=True)
+                remove(old)
 
-    def restore(self, like: Any) -> Any | None:
-        """The newest good state, or None if there is none.
+    @contextlib.contextmanager
+    def _written(self, new: Path, arrays: dict[str, Any]) -> Iterator[None]:
+        """A new folder of arrays, which is gone at the end unless it has got another name."""
+        with writing(new.parent):
+            new.mkdir()
+            try:
+                with plainly_named(new) as plain, _plain_errors():
+                    self._orbax.save(plain / "default", args=ocp.args.StandardSave(arrays))
+                    if not self._reads_back:
+                        self._check_reads_back(plain / "default", arrays)
+                (new / _SUMS).write_text(json.dumps(_sums(new)))
+                sync(new)
+                yield
+            finally:
+                remove(new)
 
-        Damaged checkpoints are moved to `<folder>-damaged`, with a warning.
+    def _check_reads_back(self, path: Path, arrays: dict[str, Any]) -> None:
+        on_host = {name: np.empty(x.shape, x.dtype) for name, x in arrays.items()}
+        try:
+            found = _shapes(self._orbax.restore(path, args=ocp.args.StandardRestore(on_host)))
+            if found != _shapes(arrays):
+                raise ValueError("other arrays come back")
+        except Exception as error:
+            raise UserError(
+                f"{self.folder}: a checkpoint can't be read back from there ({reason(error)}): "
+                "choose another --workdir"
+            ) from error
+        self._reads_back = True
+
+    def restore(self, like: Any, *, move: bool = True) -> Any | None:
+        """The newest good state, or None if there is none; damaged ones get a warning.
 
         Args:
           like: a state of the same structure; its values don't matter.
+          move: damaged checkpoints to `<folder>-damaged`, before a run writes others.
 
         Raises:
           UserError: a good state whose arrays have other shapes or can't be read, or a damaged
@@ -110,15 +159,16 @@ class Checkpoints:
             if _is_good(self.folder / str(step)):
                 restored = self._read(step, target)
                 return jax.tree.unflatten(jax.tree.structure(like), restored.values())
-            aside = self.folder.with_name(f"{self.folder.name}-damaged")
-            with writing(aside):
-                aside.mkdir(exist_ok=True)
-                shutil.rmtree(aside / str(step), ignore_errors=True)
-                rename(self.folder / str(step), aside / str(step))
+            moved = ""
+            if move and not self.folder.is_symlink():
+                aside = self.folder.with_name(f"{self.folder.name}-damaged")
+                with writing(aside):
+                    own_folder(aside)
+                    remove(aside / str(step))
+                    rename(self.folder / str(step), aside / str(step))
+                moved = f"moved to {aside}, "
             logging.warning(
-                "the checkpoint of step %d is damaged: moved to %s, using the one before it",
-                step,
-                aside,
+                "the checkpoint of step %d is damaged: %susing the one before it", step, moved
             )
         return None
 
@@ -126,20 +176,22 @@ class Checkpoints:
         assert self._orbax is not None
         try:
             # Asked before: orbax, when it fails, leaves tasks behind that fail later.
-            path = self.folder / str(step) / "default"
-            held = ocp.PyTreeCheckpointHandler().metadata(path)
-            if _shapes(held.tree) == _shapes(target):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about the topology it was saved on
-                    return self._orbax.restore(path, args=ocp.args.StandardRestore(target))
+            with plainly_named(self.folder / str(step)) as plain:
+                held = ocp.PyTreeCheckpointHandler().metadata(plain / "default")
+                if _shapes(held.tree) == _shapes(target):
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # about the topology it was saved on
+                        args = ocp.args.StandardRestore(target)
+                        return self._orbax.restore(plain / "default", args=args)
         except Exception as error:  # made by hand, as the files hash to what they should
             raise UserError(
-                f"{self.folder / str(step)} can't be read ({reason(error)}): remove that folder "
-                "to continue from an earlier checkpoint, or choose another --workdir"
+                f"{self.folder / str(step)} can't be read ({reason(error)}): move that folder "
+                "elsewhere to continue from an earlier checkpoint, or choose another --workdir"
             ) from error
-        raise UserError(  # the config is the same: it's the data
-            f"{self.folder} is of a run on other data (the arrays of step {step} have "
-            "other shapes): choose another --workdir"
+        raise UserError(
+            f"{self.folder / str(step)} is of another run of this config "
+            f"({_differing(_shapes(held.tree), _shapes(target))}): go on with the data and the "
+            "version of hsjax that it began with, or choose another --workdir"
         )
 
 
@@ -147,29 +199,36 @@ class Checkpoints:
 def _plain_errors() -> Iterator[None]:
     """The OSError behind an error of orbax, without the tracebacks that its threads print.
 
-    After an error, writes that end late still find its event loop closed and say so: this stays
-    unsaid for the rest of the process.
+    After an error, writes that end late find their event loop closed, or nobody who waits for what
+    they raise, and say so: this stays unsaid for the rest of the process.
     """
-
-    def elsewhere(record) -> bool:
-        return "orbax" not in record.pathname
 
     def but_late_writes(unraisable) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             before(unraisable)
 
-    logger, before = logging.get_absl_logger(), sys.unraisablehook
-    logger.addFilter(elsewhere)
+    loggers, before = (logging.get_absl_logger(), getLogger("asyncio")), sys.unraisablehook
+    failed_before = any(_is_not_orbax in logger.filters for logger in loggers)
+    for logger in loggers:
+        logger.addFilter(_is_not_orbax)
     sys.unraisablehook = but_late_writes
     try:
         yield
-        sys.unraisablehook = before
     except ValueError as error:  # tensorstore's
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         raise
-    finally:
-        logger.removeFilter(elsewhere)
+    else:
+        sys.unraisablehook = before
+        if not failed_before:
+            for logger in loggers:
+                logger.removeFilter(_is_not_orbax)
+
+
+def _is_not_orbax(record) -> bool:
+    late = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
+    return not late and "orbax" not in record.pathname
 
 
 def _as_dict(state: Any) -> dict[str, jax.Array]:
@@ -182,13 +241,35 @@ def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
+def _differing(there: dict[str, tuple], here: dict[str, tuple]) -> str:
+    """The first of the arrays that two states don't have alike, and how many more."""
+    names = [name for name in sorted(there | here) if there.get(name) != here.get(name)]
+    first = names[0]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{first[4:].lstrip('.')} is {there.get(first)}, here {here.get(first)}{more}"
+
+
 def _sums(folder: Path) -> dict[str, str]:
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / _SUMS)
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    """Of all files but those that systems add, such as ._x."""
+    files = (f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
+    names = sorted(str(f.relative_to(folder)) for f in files if f != folder / _SUMS)
+    return {name: _sum(folder / name) for name in names}
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(_content(file)).hexdigest()
+
+
+def _content(file: Path) -> bytes:
+    if not file.is_file():  # a pipe might never end
+        raise FileNotFoundError(file)
+    return file.read_bytes()
 
 
 def _is_good(folder: Path) -> bool:
+    """Whether the files that were saved are what they were; others, if any, are somebody else's."""
     try:
-        return json.loads((folder / _SUMS).read_text()) == _sums(folder)
-    except (OSError, RecursionError, ValueError):
+        sums = json.loads(_content(folder / _SUMS))
+        return bool(sums) and all(_sum(folder / name) == x for name, x in sums.items())
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError):
         return False

@@ -1,7 +1,8 @@
 """What a user can get wrong in a config, said in one line before anything compiles."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ _FREE = (
     *("train.checkpoints_kept", "train.debug_nans"),
 )
 _FREE_GROUPS = ("sample.", "evaluate.")
+# What versions did that lacked these fields: runs of theirs may be continued by this one.
+EARLIER = {
+    "data.corrupt": "refuse",
+    "data.crop": 0,
+    "data.size": 0,
+    "data.test_share": 0.1,
+    "loss.compressed_angles": 0,
+    "loss.mean_target": None,
+    "loss.spread_target": None,
+    "loss.std_angle_gain": 500_000.0,
+    "loss.std_radius": 1.0,
+    "model.initialisation": "lecun_normal",
+    "train.adam_eps": 1e-8,
+}
 
 
 class UserError(ValueError):
@@ -201,7 +216,7 @@ def validate(config: ConfigDict) -> None:
             f"model.latent_dim={angles + 1} has {angles} angles"
         )
     weights = config.evaluate.inception_weights
-    if config.evaluate.features == "inception" and not Path(weights).is_file():
+    if config.evaluate.features == "inception" and not os.path.isfile(os.path.expanduser(weights)):
         from hsjax.metrics.inception import URL  # which imports this module
 
         raise UserError(
@@ -213,20 +228,92 @@ def validate(config: ConfigDict) -> None:
 def check_workdir(config: ConfigDict, path: Path) -> None:
     """Find out whether the run that a workdir holds, if any, is of this config.
 
+    Its data may have another name where data.json tells whether it is the same.
+
     Raises:
       UserError: it is of another one (the fields that differ are named), or can't be read.
     """
-    file = path / "config.json"
-    mine = _flat(json.loads(json.dumps(config.to_dict())))
-    try:
-        existing = _flat(json.loads(file.read_text())) if file.exists() else mine
-    except (AttributeError, OSError, RecursionError, ValueError) as error:
-        raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
-    if differing := _differences(existing, mine):
+    mine = _flat(_as_json(config))
+    own = _recorded(path / "config.json", mine)
+    named = read_record(path / "data.json") is not None
+    if differing := [f for f in _differing(own, mine) if not (named and f == "data.name")]:
+        told = (f"{f} is {_shown(mine.get(f))}, there {_shown(own.get(f))}" for f in differing)
         raise UserError(
-            f"{path} holds a run of another config ({'; '.join(differing)}): "
-            "choose another --workdir, or remove that folder"
+            f"{path} holds a run of another config ({'; '.join(told)}): choose another --workdir"
         )
+
+
+def of_evaluation(
+    config: ConfigDict, path: Path, given: Collection[str] | None = None
+) -> ConfigDict:
+    """A workdir's own config, with those fields of `config` that an evaluation may change.
+
+    Args:
+      config: a whole one.
+      path: of the workdir; one without a config.json gets `config` as it is.
+      given: the fields or groups of `config` that somebody chose; all if None.
+
+    Raises:
+      UserError: another chosen field differs, or config.json can't be used.
+    """
+    validate(config)
+    mine = _flat(_as_json(config))
+    own = _recorded(path / "config.json", mine)
+    if unknown := sorted(own.keys() - mine.keys()):
+        raise UserError(
+            f"{path / 'config.json'} has {unknown[0]}, which this version of hsjax lacks: "
+            "use the one that wrote it"
+        )
+    chosen = [f for f in mine if given is None or f in given or f.partition(".")[0] in given]
+    differing = [f for f in _differing(own, mine) if f in chosen and f != "data.name"]
+    if differing:
+        told = (f"{f}={_shown(own.get(f))}" for f in differing)
+        raise UserError(
+            f"{path} was trained with {', '.join(told)}, which --mode=evaluate can't change: "
+            f"leave out {', '.join(differing)}"
+        )
+    fields = mine | own
+    fields |= {f: mine[f] for f in chosen if _is_free(f) or f == "data.name"}
+    found = config.copy_and_resolve_references()
+    with found.ignore_type():
+        found.update_from_flattened_dict(
+            {f: tuple(value) if isinstance(value, list) else value for f, value in fields.items()}
+        )
+    try:
+        validate(found)
+    except UserError as error:
+        raise UserError(f"{path / 'config.json'}: {error}") from error
+    return found
+
+
+def _as_json(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def read_record(file: Path) -> dict | None:
+    """The JSON object in a file of a workdir; None if there is none, or a link to anything else.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    if not file.exists():
+        return None
+    try:
+        if not file.is_file():  # a pipe might never end
+            raise ValueError
+        found = {**json.loads(file.read_text())}
+        _flat(found)  # nested too deeply, it is damaged
+        return found
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        if file.is_symlink():
+            return None
+        raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
+
+
+def _recorded(file: Path, mine: dict) -> dict:
+    """The fields of a workdir's config.json, with what versions that lacked some did; or `mine`."""
+    record = read_record(file)
+    return mine if record is None else EARLIER | _flat(record)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -239,11 +326,14 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _differences(old: dict, new: dict) -> list[str]:
+def _is_free(field: str) -> bool:
+    return field in _FREE or field.startswith(_FREE_GROUPS)
+
+
+def _differing(own: dict, mine: dict) -> list[str]:
+    """The fields that make two runs."""
     return [
-        f"{field} is {_shown(new.get(field))}, there {_shown(old.get(field))}"
-        for field in sorted(old.keys() | new.keys())
-        if field not in _FREE
-        and not field.startswith(_FREE_GROUPS)
-        and old.get(field) != new.get(field)
+        field
+        for field in sorted(own.keys() | mine.keys())
+        if not _is_free(field) and own.get(field) != mine.get(field)
     ]

@@ -2,14 +2,12 @@
 
 import contextlib
 import errno
-import glob
 import io
 import json
 import os
 import secrets
 import shutil
 import sys
-import time
 import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from hsjax.config import UserError
-from hsjax.files import reason
+from hsjax.files import reason, remove, remove_orphans
 
 _INDEX = "index.json"  # beside the arrays: key, shapes, checksums, what was skipped
 _NAMED = 5  # unreadable images that a message names
@@ -53,6 +51,8 @@ def arrays(source: Source, *, skip: bool) -> dict[str, np.ndarray]:
     Raises:
       UserError: images that can't be read (named and counted), or of different shapes.
     """
+    for folder in source.caches:
+        remove_orphans(folder.parent, ".hsjax-*")
     for folder in filter(os.path.lexists, source.caches):
         try:
             skipped, found = _mapped(source, folder)
@@ -113,11 +113,7 @@ def _labelled(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _write(source: Source, folder: Path, skip: bool) -> None:
     """Writes all of the folder or none of it, whatever happens midway."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_dir():  # damaged or out of date
-        shutil.rmtree(folder)
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):  # by a kill, if it rests
-        if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > 3600:
-            shutil.rmtree(left, ignore_errors=True)
+    remove(folder)  # damaged or out of date
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     new.mkdir()
     try:

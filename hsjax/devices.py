@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,7 +64,25 @@ def share(shape: tuple[int, ...], read: Callable[[slice], np.ndarray]) -> Array:
 def memory() -> int:
     """Bytes of memory of a device of this process; of the host for a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    of_host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit") or min(of_host, *_cgroup_limits(Path("/")))
+
+
+def _cgroup_limits(root: Path) -> list[int]:
+    """Bytes that containers and batch systems allow this process on Linux; none elsewhere."""
+    limits = []
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            top = root / "sys/fs/cgroup" / controllers
+            folder = top / group.lstrip("/")
+            for within in (folder, *folder.parents):  # a container may see itself as the top
+                for name in ("memory.max", "memory.limit_in_bytes"):
+                    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                        limits.append(int((within / name).read_text()))
+    return limits
 
 
 def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:

@@ -172,7 +172,7 @@ def evaluate(
     """
     wanted, batch_size = config.evaluate, config.train.batch_size
     batch_size += -batch_size % jax.local_device_count()
-    noise_key, sample_key = jax.random.split(jax.random.key(config.seed))
+    noise_key, sample_key = jax.random.split(train.random_key(config.seed))
     images, labels = dataset.test_images, dataset.test_labels
     lacks, notes = features.lacking(dataset), []
 

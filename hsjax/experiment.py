@@ -1,12 +1,13 @@
 """A run from its config to its results: data, checkpoints, logs, signals, evaluation."""
 
 import functools
+import json
 import os
 import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +21,12 @@ from ml_collections import ConfigDict
 from hsjax import batches, data, devices, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError, check_workdir, validate
+from hsjax.config import UserError, check_workdir, of_evaluation, read_record, validate
 from hsjax.files import (
     locked,
     recover,
     replaced_together,
+    workdir_path,
     write_json,
     write_npz,
     write_text,
@@ -59,8 +61,8 @@ def train_and_evaluate(
 
     Args:
       config: see configs/default.py.
-      workdir: gets config.json, parameters.txt, metrics.jsonl, metrics.json, embeddings.npz,
-        checkpoints/, figures/ and tensorboard/.
+      workdir: gets config.json, data.json, parameters.txt, metrics.jsonl, metrics.json,
+        embeddings.npz, checkpoints/, figures/ and tensorboard/.
       dataset: what data.name would load, to load it once for several runs; its images may be on
         the device already.
 
@@ -83,18 +85,20 @@ def _train_and_evaluate(config, path, dataset) -> dict:
         count = len(run.dataset.train_images)
         batches.check_divisible(count, config.train.batch_size, jax.device_count())
     _check_alike(run)
+    run = run._replace(streamed=_is_streamed(run))
     initial = run.experiment.initial(config.seed)
-    with devices.all_or_none():
-        if devices.is_first():
-            with writing(run.path):
-                write_json(run.path / "config.json", config.to_dict())
-                overview = parameter_overview.get_parameter_overview(
-                    initial.params, include_stats=False
-                )
-                write_text(run.path / "parameters.txt", overview + "\n")
-    tell(_describe(run, initial))
-
     with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
+        with devices.all_or_none():
+            if devices.is_first():
+                checkpoints.probe()
+                with writing(run.path):
+                    write_json(run.path / "config.json", config.to_dict())
+                    write_text(run.path / "data.json", json.dumps(run.checksums, indent=2) + "\n")
+                    overview = parameter_overview.get_parameter_overview(
+                        initial.params, include_stats=False
+                    )
+                    write_text(run.path / "parameters.txt", overview + "\n")
+        tell(_describe(run, initial))
         with devices.all_or_none():
             state = checkpoints.restore(initial) or initial
         state = devices.from_first(state)
@@ -105,6 +109,8 @@ def _train_and_evaluate(config, path, dataset) -> dict:
             is_first = devices.is_first()
             opened = Records(run.path, step // steps, step) if is_first else nullcontext()
         with opened as records:
+            if step:
+                _picture(run, state, records)  # a kill may have come before those of this step
             with _Signals() as signals:
                 state = _train(run, state, checkpoints, records, signals.received)
             with devices.first_alone() as mine:
@@ -112,21 +118,36 @@ def _train_and_evaluate(config, path, dataset) -> dict:
 
 
 def evaluate(
-    config: ConfigDict, workdir: str | os.PathLike, *, dataset: data.Dataset | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    dataset: data.Dataset | None = None,
+    given: Collection[str] | None = None,
 ) -> dict:
     """Judge the newest checkpoint of a workdir again: metrics.json, embeddings.npz and figures/.
 
-    What an earlier evaluation wrote stays if this one fails.
+    What an earlier evaluation wrote stays if this one fails before it has all numbers.
+
+    Args:
+      config: its fields of `sample` and `evaluate`, data.name, data.dir and data.device_share
+        count. All others are those the workdir was trained with.
+      workdir: of a trained run.
+      dataset: what data.name would load.
+      given: the fields or groups of `config` that somebody chose, such as "evaluate.metrics" or
+        "sample"; all if None.
 
     Raises:
-      UserError: as `train_and_evaluate`, and if the workdir has no checkpoint.
+      UserError: as `train_and_evaluate`, if another field is given that differs from the workdir's,
+        and if the workdir has no checkpoint.
     """
-    if not (Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoint: train it first with --mode=train")
-    with _workdir(config, workdir) as path:
+    path = workdir_path(workdir)
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} has no checkpoint: train it first with --mode=train")
+    config = of_evaluation(config, path, given)
+    with _workdir(config, path) as path:
         run = _open(config, path, dataset)
         with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-            state = checkpoints.restore(run.experiment.initial(config.seed))
+            state = checkpoints.restore(run.experiment.initial(config.seed), move=False)
         if state is None:
             raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
         return _evaluate(run, state)
@@ -135,9 +156,9 @@ def evaluate(
 @contextmanager
 def _workdir(config, workdir) -> Iterator[Path]:
     """The workdir of a config, which no other run uses meanwhile; or the UserError why not."""
-    path = Path(workdir).absolute()
     with ExitStack() as held:
         with devices.all_or_none():
+            path = workdir_path(workdir)
             validate(config)
             if devices.is_first():
                 held.enter_context(locked(path))
@@ -152,34 +173,63 @@ class _Run(NamedTuple):
     config: ConfigDict
     path: Path
     dataset: data.Dataset
-    streamed: bool  # whether the training images stay on the host
+    checksums: dict  # of its arrays, as data.json holds them
     experiment: train.Experiment
     programs: train.Programs
     model: evaluation.Inference
+    streamed: bool = False  # whether the training images stay on the host
 
 
 def _open(config, path, dataset) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
     dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
     evaluation.check(config, dataset)
+    checksums = _checksums(dataset)
+    _check_data(path, checksums)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
     model = _inference(experiment, config.evaluate.latent_scale, config.evaluate.batch_norm)
-    return _Run(config, path, dataset, _is_streamed(config, dataset), experiment, programs, model)
+    return _Run(config, path, dataset, checksums, experiment, programs, model)
 
 
-def _is_streamed(config, dataset) -> bool:
+def _checksums(dataset) -> dict:
+    """Shape and CRC of each array of a data set."""
+    found = {}
+    for name, array in dataset._asdict().items():
+        if name.endswith("_images"):
+            array = np.ascontiguousarray(array)
+        elif name.endswith("_labels") and array is not None:
+            array = np.ascontiguousarray(array, np.int64)
+        else:
+            continue
+        found[name] = {"shape": list(array.shape), "crc32": zlib.crc32(array.data)}
+    return found
+
+
+def _check_data(path, checksums) -> None:
+    """Raise a UserError if the run of a workdir began with other data."""
+    there = read_record(path / "data.json") if devices.is_first() else None
+    if there is None:  # a new run, or one of an earlier version
+        return
+    if differing := [n for n in sorted(there | checksums) if there.get(n) != checksums.get(n)]:
+        raise UserError(
+            f"{path} is of a run on other data ({', '.join(differing)} differ): "
+            "give data.name the data it began with, or choose another --workdir"
+        )
+
+
+def _is_streamed(run) -> bool:
     """Whether the training images take too much of a device's memory, in any process."""
-    images = dataset.train_images
+    images = run.dataset.train_images
     on_device = isinstance(images, jax.Array)
-    fits = on_device or images.nbytes <= config.data.device_share * devices.memory()
+    fits = on_device or images.nbytes <= run.config.data.device_share * devices.memory()
     return not all(devices.of_all(fits))
 
 
 def _check_alike(run) -> None:
     """Raise a UserError unless all processes have the same config and images."""
     if jax.process_count() > 1:
-        images = zlib.crc32(np.ascontiguousarray(run.dataset.train_images).data)
+        images = run.checksums["train_images"]["crc32"]
         if len(set(devices.of_all(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
             raise UserError("the processes of the run differ in config or data: give all the same")
 
@@ -252,10 +302,11 @@ def _train(run, state, checkpoints, records, stop_signal):
                         records.epoch({"epoch": epoch, "step": step, **row, **rate})
                 shown = {name: row[name] for name in SHOWN}
                 progress.show(step, shown, new=step - first, final=step == last)
-                if epoch % config.train.checkpoint_every == 0 or step == last:
-                    _save(run, state, checkpoints, records, pictures=True)
+                if _is_pictured(run, step):
+                    _save(run, state, checkpoints, records)
+                    _picture(run, state, records)
             if stop := max(devices.of_all(stop_signal() or 0)):
-                _save(run, state, checkpoints, records, pictures=False)
+                _save(run, state, checkpoints, records)
                 raise Interrupted(
                     f"stopped in epoch {epoch + (inside > 0)} and saved: "
                     "repeat the command to continue",
@@ -266,21 +317,31 @@ def _train(run, state, checkpoints, records, stop_signal):
     return state
 
 
-def _save(run, state, checkpoints, records, *, pictures):
-    """A checkpoint, after all that a run which goes on from it would not write again."""
+def _save(run, state, checkpoints, records):
+    """A checkpoint, after the lines that a run which goes on from it would not write again."""
     with devices.all_or_none():
-        if not records:
+        if records:
+            records.sync()
+            checkpoints.save(int(state.step), _on_this_process(state))
+
+
+def _is_pictured(run, step) -> bool:
+    """Whether a step is one of those with a checkpoint and pictures in TensorBoard."""
+    epoch, inside = divmod(step, run.experiment.steps)
+    train = run.config.train
+    return inside == 0 and (epoch % train.checkpoint_every == 0 or epoch == train.epochs)
+
+
+def _picture(run, state, records):
+    """Originals and reconstructions for TensorBoard, if it is the step for that."""
+    with devices.all_or_none():
+        if not records or not _is_pictured(run, step := int(state.step)):
             return
-        here, step = _on_this_process(state), int(state.step)
-        if pictures:
-            for name, images in zip(
-                ("originals", "reconstructions"),
-                evaluation.example_images(run.model, here, run.dataset.test_images),
-                strict=True,
-            ):
-                records.images(name, np.asarray(images), step)
-        records.sync()
-        checkpoints.save(step, here)
+        pictures = evaluation.example_images(
+            run.model, _on_this_process(state), run.dataset.test_images
+        )
+        for name, images in zip(("originals", "reconstructions"), pictures, strict=True):
+            records.images(name, np.asarray(images), step)
 
 
 def _on_this_process(state):
@@ -347,15 +408,19 @@ def _check_finite(experiment, state, checkpoints, origin):
 def _evaluate(run, state, records=None) -> dict:
     tell("evaluating")
     state = _on_this_process(state)
-    with replaced_together(run.path) as new, Phases() as say:
-        found = evaluation.evaluate(run.config, run.experiment, run.model, state, run.dataset, say)
+    with Phases() as say:
+        with replaced_together(run.path) as new:
+            found = evaluation.evaluate(
+                run.config, run.experiment, run.model, state, run.dataset, say
+            )
+            with writing(run.path):
+                write_npz(new / "embeddings.npz", found.arrays)
+                write_json(new / "metrics.json", found.numbers)
+        if records:
+            records.results(found.numbers, int(state.step))
         say("drawing")
-        with writing(run.path):
+        with replaced_together(run.path) as new, writing(run.path):
             _draw(new / "figures", run, found)
-            write_npz(new / "embeddings.npz", found.arrays)
-            write_json(new / "metrics.json", found.numbers)
-    if records:
-        records.results(found.numbers, int(state.step))
     tell(report.table(found.numbers, run.dataset.name))
     tell(f"numbers: {run.path / 'metrics.json'}\npictures: {run.path / 'figures'}")
     return found.numbers

@@ -2,11 +2,15 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
+import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +26,41 @@ def user_cache() -> Path | None:
     """Where the user keeps what can be made again, or None where there is no home."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(root, "hsjax") if os.path.isabs(root) else None
+
+
+def workdir_path(workdir: str | os.PathLike) -> Path:
+    """A workdir's absolute path, with ~ expanded.
+
+    Raises:
+      UserError: a name that a library would look for elsewhere, or an address such as gs://.
+    """
+    text = os.fsdecode(workdir)
+    if re.match(r"[A-Za-z][\w.+-]+:/", text):
+        raise UserError(f"workdir {text} is not on this machine's disks: choose a local --workdir")
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"workdir {text}: no such home folder: choose another --workdir") from error
+    try:
+        readable = "\0" not in text and os.fsencode(path) == str(path).encode()
+    except UnicodeEncodeError:
+        readable = False
+    if not readable:
+        raise UserError(f"workdir {str(path)!a} is not UTF-8 text: choose another --workdir")
+    return path
+
+
+@contextlib.contextmanager
+def plainly_named(folder: Path) -> Iterator[Path]:
+    """The same folder by a link, if its path holds what other libraries take for a pattern."""
+    text = str(folder)
+    if glob.escape(text) == text and (os.sep == "\\" or "\\" not in text):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="hsjax-") as beside:
+        link = Path(beside, "folder")
+        link.symlink_to(folder)
+        yield link
 
 
 def read_npz(path: str | Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -108,7 +147,9 @@ def locked(folder: Path) -> Iterator[None]:
 def _lock(file: Path) -> int:
     """The locked file's descriptor."""
     while True:
-        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        if file.is_symlink():
+            file.unlink()
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _flock(lock)
             with contextlib.suppress(FileNotFoundError):
@@ -144,6 +185,43 @@ def _unlock(file: Path, lock: int) -> None:
     os.close(lock)
 
 
+def remove_orphans(folder: Path, pattern: str) -> None:
+    """Remove the files and folders of a cache that killed processes left half-written."""
+    for left in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if not _is_being_written(left):
+                remove(left)
+
+
+def _is_being_written(path: Path) -> bool:
+    try:
+        with open(path, "r+b") as file:
+            _flock(file.fileno())
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a folder, or a file system without locks: whatever changed within the hour
+        changed = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+        return time.time() - changed < 3600
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder, or a link but not what it points to, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def own_folder(path: Path) -> None:
+    """Make a folder unless it is there; it takes the place of a link, with a warning."""
+    if path.is_symlink():
+        logging.warning("%s was a link to %s: it is a folder now", path, os.readlink(path))
+        path.unlink()
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def sync(path: Path) -> None:
     """Wait until the disk holds a file, or all of a folder."""
     if path.is_dir():
@@ -175,6 +253,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            with contextlib.suppress(OSError):
+                _flock(file.fileno())  # remove_orphans asks for it
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -231,7 +311,7 @@ def replaced_together(folder: Path) -> Iterator[Path]:
             rename(new, folder / _FINISHED)
             recover(folder)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        remove(new)
 
 
 def recover(folder: Path) -> None:
@@ -242,15 +322,13 @@ def recover(folder: Path) -> None:
     """
     finished, old = folder / _FINISHED, folder / _REPLACED
     with writing(folder):
-        if finished.is_dir():
+        if finished.is_dir() and not finished.is_symlink():
             for entry in sorted(finished.iterdir()):
                 there = folder / entry.name
-                if there.is_dir():  # which can't be replaced in one go
-                    shutil.rmtree(old, ignore_errors=True)
+                if os.path.lexists(there) and (there.is_dir() or entry.is_dir()):
+                    remove(old)  # a folder can't be replaced in one go, nor replace a file
                     rename(there, old)
                 rename(entry, there)
             finished.rmdir()
-        for temporary in folder.glob(".*.tmp"):
-            temporary.unlink()
-    for left in (old, folder / _UNFINISHED):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in (finished, old, folder / _UNFINISHED, *folder.glob(".*.tmp")):
+        remove(left)

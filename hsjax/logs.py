@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import json
+import os
+import re
 import shutil
 import socket
 import statistics
@@ -15,7 +17,7 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from hsjax.files import sync, write_text, writing
+from hsjax.files import own_folder, sync, write_text, writing
 
 
 class Records:
@@ -36,7 +38,11 @@ class Records:
             if lost := sorted(set(range(1, epoch + 1)) - {row["epoch"] for row in kept}):
                 _warn(self._path, lost, damaged)
             write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._events = _Events(workdir / "tensorboard", step + 1)
+        # A kill may have come before all of this step was written for TensorBoard.
+        last = [row for row in kept if row["step"] == step > 0]
+        self._events = _Events(workdir / "tensorboard", step if last else step + 1)
+        for row in last:
+            self._scalars(row)
 
     def __enter__(self):
         return self
@@ -48,6 +54,9 @@ class Records:
         """Add an epoch; row holds "epoch", "step" and numbers by name."""
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        self._scalars(row)
+
+    def _scalars(self, row: dict) -> None:
         for name in row.keys() - {"epoch", "step"}:
             self._events.add(row["step"], summary.scalar(f"train/{name}", row[name]))
 
@@ -78,10 +87,16 @@ class _Events:
     def __init__(self, folder: Path, first_step: int):
         """TensorBoard will hide what older files in `folder` have of `first_step` and later."""
         self._folder, self._file = folder, None
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         with self._or_without():
-            folder.mkdir(exist_ok=True)
-            self._file = RecordWriter(str(folder / name))
+            # A user's link to where event files are kept may stay; nothing there is changed.
+            if not (folder.is_dir() and all("tfevents" in name for name in os.listdir(folder))):
+                own_folder(folder)
+            # TensorBoard reads files by name, so this one is the last whatever the clock says.
+            stamps = [re.search(r"tfevents\.(\d{10})\.(\d{6})\.", n) for n in os.listdir(folder)]
+            latest = max((int(stamp[1] + stamp[2]) for stamp in stamps if stamp), default=0)
+            stamp = max(int(time.time() * 1e6), latest + 1)
+            name = f"events.out.tfevents.{stamp // 10**6}.{stamp % 10**6:06d}"
+            self._file = RecordWriter(str(folder / f"{name}.{socket.gethostname()}"))
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
@@ -127,7 +142,8 @@ def read_metrics(workdir: Path) -> list[dict]:
 def _rows(path: Path) -> tuple[list[dict], list[int]]:
     """The rows of metrics.jsonl, and the numbers of the lines that are none."""
     rows, damaged = {}, []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+    content = path.read_bytes() if path.is_file() else b""  # a pipe might never end
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line.decode())
             if "loss" not in row or not all(type(value) in (int, float) for value in row.values()):
@@ -151,7 +167,8 @@ def _warn(path: Path, lost: list[int], damaged: list[int]) -> None:
         logging.warning("%s lacks epoch %s: going on without", path, shown(lost))
         return
     names = (f"{path.name}-damaged-{i}" for i in itertools.count(1))
-    copy = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    copies = (path.with_name(name) for name in names)
+    copy = next(copy for copy in copies if not os.path.lexists(copy))
     shutil.copyfile(path, copy)
     logging.warning(
         "%s lacks epoch %s (line %s is damaged): going on without; the file as it was is now %s",

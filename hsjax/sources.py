@@ -1,5 +1,6 @@
 """Where encoded images come from: folders of files and tensorflow-datasets sets."""
 
+import atexit
 import contextlib
 import hashlib
 import importlib.util
@@ -16,7 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 
 from hsjax.config import UserError
 from hsjax.decoded import Source
-from hsjax.files import reason, user_cache
+from hsjax.files import plainly_named, reason, user_cache
 
 SPLITS = ("train", "test")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -214,11 +215,17 @@ def tfds_set(name: str, directory: str, size: int, crop: int) -> Source:
     Raises:
       UserError: the set is unknown, can't be prepared or read, or is not made of uint8 images.
     """
+    plain = directory
     if directory and "://" not in directory:
         directory = os.path.abspath(os.path.expanduser(directory))
+        link = contextlib.ExitStack()
+        plain = str(link.enter_context(plainly_named(Path(directory))))
+        atexit.register(link.close)  # the records are read later
     with quiet():
-        builder = _prepared_builder(name, directory)
+        builder = _prepared_builder(name, plain)
     info, folder = builder.info, builder.data_path
+    if plain != directory:
+        folder = Path(str(folder).replace(plain, directory, 1))
     where = f"{name} in {folder}"
     splits = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
     for split in splits.values():

@@ -20,6 +20,8 @@ from hsjax import batches, devices, losses
 from hsjax.config import UserError
 from hsjax.models import VAE, Latent
 
+_KEYS = "threefry2x32"  # whatever JAX's default is, the same seed gives the same numbers
+
 
 class TrainState(NamedTuple):
     """All that a run is, between two steps: a checkpoint holds this and nothing else."""
@@ -81,6 +83,11 @@ def static(config: ConfigDict) -> FrozenConfigDict:
             "train": config.train.to_dict(),
         }
     )
+
+
+def random_key(seed: int) -> Array:
+    """The key of a run's random numbers, of one kind whatever JAX_DEFAULT_PRNG_IMPL says."""
+    return jax.random.key(seed, impl=_KEYS)
 
 
 def create(config: ConfigDict, shape: tuple[int, int, int], count: int):
@@ -155,10 +162,10 @@ def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> 
         config=config,
         shape=tuple(shape),  # type: ignore[arg-type]
         steps=steps,
-        graph=jax.eval_shape(model, jax.random.key(0))[0],
+        graph=jax.eval_shape(model, random_key(0))[0],
         optimizer=optimizer,
         learning_rate=learning_rate,
-        initial=lambda seed: initial(jax.random.key(seed)),
+        initial=lambda seed: initial(random_key(seed)),
     )
 
 
@@ -231,16 +238,14 @@ def train_step(
       The state after it, with the terms of this step in its history.
     """
     loss_config = experiment.config.loss
-    step_key, _ = jax.random.split(jax.random.wrap_key_data(state.key))
+    step_key, _ = jax.random.split(jax.random.wrap_key_data(state.key, impl=_KEYS))
     flip_key, noise_key = jax.random.split(jax.random.fold_in(step_key, state.step))
     images = batches.prepare(images, flip_key, flip=experiment.config.data.flip)
     epoch = state.step // experiment.steps + 1
     beta = objective.beta * state.beta_scale
     if loss_config.relative_beta:  # there is nothing yet that β could be relative to
         beta = jnp.where(epoch == 1, 1.0, beta)
-    beta *= losses.annealing(
-        epoch, form=loss_config.annealing, length=objective.annealing_epochs
-    )
+    beta *= losses.annealing(epoch, form=loss_config.annealing, length=objective.annealing_epochs)
 
     def loss_of(params):
         model = experiment.model(params, state.batch_stats)
@@ -283,7 +288,7 @@ def programs(experiment: Experiment, count: int) -> Programs:
     jit = functools.partial(jax.jit, in_shardings=sharding, out_shardings=sharding)
 
     def order(state):
-        _, epoch_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        _, epoch_key = jax.random.split(jax.random.wrap_key_data(state.key, impl=_KEYS))
         epoch = state.step // experiment.steps
         return batches.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
 

@@ -1,7 +1,9 @@
 """Wrong values for every field, from Python and from the command line: each is one line."""
 
+import json
 import math
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from absl import flags
 import main
 from configs import default
 from hsjax import devices
-from hsjax.config import UserError, check_workdir, validate
-from hsjax.files import locked
+from hsjax.config import EARLIER, UserError, check_workdir, of_evaluation, validate
+from hsjax.files import locked, workdir_path
 
 # ml_collections', as it reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -117,6 +119,7 @@ def test_a_wrong_value_is_one_line_that_names_the_field(field):
 @pytest.fixture
 def command_line(monkeypatch, capsys):
     """What main.py's own parser and the check of the config make of arguments."""
+    given = []
 
     def run(*arguments):
         argv = ["main.py", *arguments]
@@ -124,6 +127,7 @@ def command_line(monkeypatch, capsys):
         try:
             main.parse(argv)
             validate(main.CONFIG.value)
+            given.append(main._given())
         except UserError as error:
             return str(error)
         except SystemExit as stop:
@@ -140,6 +144,7 @@ def command_line(monkeypatch, capsys):
                 flags.FLAGS[name].unparse()
         return None
 
+    run.given = given
     return run
 
 
@@ -165,6 +170,20 @@ def test_right_words_on_the_command_line_are_taken(command_line):
         ("data.dir", ""),
     ):
         assert command_line(f"--config.{field}={word}") is None
+
+
+def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path, monkeypatch):
+    """Of a config file, if one is given, what an evaluation may change."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("from configs.smoke import get_config")
+    for arguments, given in (
+        ([], set()),
+        (["--config.loss.beta=2", "--config.sample.count=9"], {"loss.beta", "sample.count"}),
+        (["--config=configs/smoke.py", "--config.seed=1"], {"seed", "sample", "evaluate"}),
+        (["--config=~/mine.py"], {"sample", "evaluate"}),
+    ):
+        assert command_line(*arguments) is None
+        assert command_line.given[-1] == given
 
 
 @pytest.mark.parametrize(
@@ -308,3 +327,84 @@ def test_a_coordinator_that_is_none_is_one_line(coordinator):
 def test_processes_that_do_not_count_from_0_are_one_line(processes, process):
     with pytest.raises(UserError, match=f"--process={process} is none of --processes={processes}"):
         devices.connect("localhost:1234", processes, process)
+
+
+def test_a_config_json_of_an_earlier_version_may_lack_what_it_did_anyway(tmp_path):
+    config = default.get_config()
+    old = json.loads(json.dumps(config.to_dict()))
+    for field in EARLIER:
+        group, name = field.split(".")
+        assert FIELDS[field] == EARLIER[field]
+        del old[group][name]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    check_workdir(config, tmp_path)
+    assert of_evaluation(config, tmp_path, ()).to_dict() == config.to_dict()
+    config.loss.std_radius = 0.001
+    with pytest.raises(UserError, match=r"std_radius is 0.001, there 1.0") as caught:
+        check_workdir(config, tmp_path)
+    assert "remove" not in str(caught.value)
+
+
+def test_an_evaluation_takes_the_fields_of_the_workdir_but_for_some(tmp_path):
+    def trained_and_asked():
+        trained, asked = default.get_config(), default.get_config()
+        trained.model.stages, trained.loss.mean_target, trained.sample.count = (4,), 0.5, 77
+        trained.evaluate.samplers = ("vmf",)
+        (tmp_path / "config.json").write_text(json.dumps(trained.to_dict()))
+        return trained, asked
+
+    trained, asked = trained_and_asked()
+    assert of_evaluation(asked, tmp_path, ()).to_dict() == trained.to_dict()
+    asked.evaluate.metrics, asked.data.name, asked.data.dir = (), "x.npz", "/data"
+    found = of_evaluation(asked, tmp_path, {"evaluate", "data.name", "data.dir"})
+    assert (found.evaluate.metrics, found.data.name, found.data.dir) == ((), "x.npz", "/data")
+    assert (found.evaluate.samplers, found.sample.count) == (asked.evaluate.samplers, 77)
+    assert (found.model.stages, found.loss.mean_target) == ((4,), 0.5)
+    for given, text in (
+        ({"loss.mean_target"}, "trained with loss.mean_target=0.5, which --mode=evaluate can't"),
+        ({"model", "evaluate"}, "leave out model.stages"),
+        (None, "leave out loss.mean_target, model.stages"),
+    ):
+        with pytest.raises(UserError) as caught:
+            of_evaluation(asked, tmp_path, given)
+        assert text in str(caught.value)
+        assert "remove" not in str(caught.value)
+
+
+def test_a_config_json_that_cannot_be_evaluated_is_one_line(tmp_path):
+    config = default.get_config()
+    for group, name, value, text in (
+        ("loss", "gamma", 1.0, "config.json has loss.gamma, which this version of hsjax lacks"),
+        ("loss", "beta", "x", "config.json: loss.beta is 'x'"),
+        ("evaluate", "features", "inception", "config.json: evaluate.inception_weights is ''"),
+    ):
+        tree = config.to_dict()
+        tree[group][name] = value
+        (tmp_path / "config.json").write_text(json.dumps(tree))
+        with pytest.raises(UserError) as caught:
+            of_evaluation(config, tmp_path, ())
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "workdir",
+    [
+        *("gs://bucket/run", "s3://b/run", "file:///tmp/run", "gs:/bucket/run", "HTTPS://x"),
+        *("~nobody-of-that-name/run", "a\0b", b"/tmp/\xff", "/tmp/\udcff"),
+    ],
+)
+def test_a_workdir_that_is_no_folder_here_is_one_line(workdir):
+    with pytest.raises(UserError, match=r"^workdir .* choose a") as caught:
+        workdir_path(workdir)
+    assert_one_line(str(caught.value), "workdir")
+
+
+def test_paths_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert workdir_path("~/runs/a") == tmp_path / "runs" / "a"
+    assert workdir_path(Path("~")) == tmp_path
+    assert workdir_path("a~b").name == "a~b"
+    (tmp_path / "w.pth").touch()
+    config = default.get_config()
+    config.evaluate.features, config.evaluate.inception_weights = "inception", "~/w.pth"
+    validate(config)

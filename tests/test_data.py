@@ -404,6 +404,24 @@ def test_what_killed_processes_left_is_removed_once_nobody_writes_it(tiny):
     assert new.exists()
 
 
+def test_what_killed_processes_left_goes_with_a_start_that_decodes_nothing(tiny, decodes):
+    data.load("tiny", str(tiny))
+    left = tiny / ".hsjax-other-1.0.0.1234"
+    left.mkdir()
+    os.utime(left, times=(time.time() - 7200,) * 2)
+    data.load("tiny", str(tiny))
+    assert len(decodes) == 1
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["a[b]", "back\\slash", "a*b"])
+def test_a_folder_of_prepared_sets_may_have_any_name(tiny, tmp_path, name):
+    """Libraries take some for patterns; the decoded images stay beside the set all the same."""
+    shutil.copytree(tiny, tmp_path / name)
+    _same(data.load("tiny", str(tmp_path / name)), ("tiny", *_arrays_as_loaded()))
+    assert (tmp_path / name / "hsjax-tiny-1.0.0" / "index.json").is_file()
+
+
 def test_cache_of_another_preparation_is_rebuilt(tiny, decodes, caplog):
     data.load("tiny", str(tiny))
     info = tiny / "tiny" / "1.0.0" / "dataset_info.json"

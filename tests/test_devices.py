@@ -196,6 +196,7 @@ def test_two_processes_go_on_after_one_is_killed_or_stopped(tmp_path):
     [
         ("--config.loss.beta=2", "differ in config or data", "differ in config or data"),
         ("--config.loss.eps=-1", "its own line says why", "loss.eps is -1.0"),
+        ("--config.data.name=/nowhere.npz", "its own line says why", "/nowhere.npz: no such file"),
     ],
 )
 def test_processes_that_cannot_start_end_together(tmp_path, of_second, first_line, second_line):
@@ -205,6 +206,30 @@ def test_processes_that_cannot_start_end_together(tmp_path, of_second, first_lin
         (line,) = (x for x in errors.splitlines() if x.startswith("error: "))
         assert text in line
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limits"),
+    [
+        ("0::/\n", {"memory.max": "1000\n"}, [1000]),  # as a container sees itself
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "70\n"}, [70]),
+        ("3:cpu:/x\n4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "80\n"}, [80]),
+        ("4:memory:/elsewhere\n", {"memory/memory.limit_in_bytes": "90\n"}, [90]),
+        ("0::/\n", {}, []),
+        (None, {}, []),
+    ],
+)
+def test_a_limit_of_a_container_or_batch_system_is_the_memory(tmp_path, lines, files, limits):
+    if lines:
+        (tmp_path / "proc" / "self").mkdir(parents=True)
+        (tmp_path / "proc" / "self" / "cgroup").write_text(lines)
+    for name, content in files.items():
+        file = tmp_path / "sys" / "fs" / "cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    assert devices._cgroup_limits(tmp_path) == limits
+    of_host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < devices.memory() <= of_host
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Whole runs: what they write, how they stop, and that resuming changes nothing."""
 
 import json
+import os
+import shutil
 import signal
 import sys
 
@@ -277,3 +279,101 @@ def test_bad_fields_are_named(config, tmp_path, field, value, text):
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "config.json").exists()
+
+
+def quick(config):
+    config.train.epochs, config.evaluate.features = 1, "none"
+    config.evaluate.metrics = config.evaluate.samplers = ()
+    return config
+
+
+@pytest.fixture
+def moved_to(config, images_file, tmp_path, monkeypatch):
+    """A function: the same run with some arrays changed, or its data at another path."""
+    monkeypatch.setattr(experiment, "_draw", lambda *_: None)
+    arrays = dict(np.load(images_file))
+
+    def run(name, mode=experiment.train_and_evaluate, **changes):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        changed = {key: value for key, value in (arrays | changes).items() if value is not None}
+        np.savez(tmp_path / name, **changed)
+        config.data.name = str(tmp_path / name)
+        return mode(quick(config), tmp_path / "run")
+
+    run.arrays = arrays
+    return run
+
+
+def test_other_data_of_the_same_name_and_shape_are_refused(moved_to):
+    moved_to("x.npz")
+    changed = {name: value.copy() for name, value in moved_to.arrays.items()}
+    for name in changed:
+        changed[name].flat[-1] += 1
+        for mode in (experiment.train_and_evaluate, experiment.evaluate):
+            with pytest.raises(UserError) as caught:
+                moved_to("x.npz", mode, **{name: changed[name]})
+            assert f"is of a run on other data ({name} differ): " in str(caught.value)
+    with pytest.raises(UserError, match=r"\(test_labels, train_labels differ\)"):
+        moved_to("x.npz", train_labels=None, test_labels=None)
+
+
+def test_the_same_data_may_have_another_name(moved_to, tmp_path):
+    numbers = moved_to("x.npz")
+    labels = moved_to.arrays["train_labels"].astype(np.int8)
+    for name in ("y.npz", "z/x.npz"):
+        assert moved_to(name, train_labels=labels) == numbers
+        assert moved_to(name, experiment.evaluate) == numbers
+        assert json.loads((tmp_path / "run/config.json").read_text())["data"]["name"].endswith(name)
+    (tmp_path / "run" / "data.json").unlink()  # as an earlier version left it
+    with pytest.raises(UserError, match=r"another config \(data.name is .*: choose another --wor"):
+        moved_to("x.npz")
+    moved_to("z/x.npz")
+
+
+def test_numbers_do_not_depend_on_the_kind_of_jaxs_random_keys(config, tmp_path):
+    def begun():
+        run, state = train.create(config, (6, 10, 1), 44)
+        objective, images = train.objective(config), np.zeros((8, 6, 10, 1), np.uint8)
+        order = train.programs(run, 44).order(state)
+        return (
+            state,
+            jax.jit(train.train_step, static_argnums=0)(run, objective, state, images),
+            order,
+        )
+
+    usual = begun()
+    jax.config.update("jax_default_prng_impl", "rbg")
+    try:
+        other = begun()
+    finally:
+        jax.config.update("jax_default_prng_impl", "threefry2x32")
+    for a, b in zip(jax.tree.leaves(usual), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_failure_to_draw_costs_no_numbers_and_no_checkpoint(config, tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("cannot draw")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.evaluation, "example_images", fails)
+        with pytest.raises(RuntimeError, match="cannot draw"):
+            experiment.train_and_evaluate(quick(config), tmp_path)
+    assert (tmp_path / "checkpoints" / "6").is_dir()
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_draw", fails)
+        with pytest.raises(RuntimeError, match="cannot draw"):
+            experiment.train_and_evaluate(config, tmp_path)
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert np.load(tmp_path / "embeddings.npz")["test_mean"].shape == (12, 4)
+    assert not list(tmp_path.glob(".*"))
+    assert experiment.evaluate(config, tmp_path) == numbers
+
+
+def test_an_evaluation_moves_no_damaged_checkpoint(config, tmp_path, uninterrupted, caplog):
+    workdir = shutil.copytree(uninterrupted(config), tmp_path / "run")
+    (workdir / "checkpoints" / "18" / "sha256.json").unlink()
+    numbers = experiment.evaluate(quick(config), workdir, given=("sample", "evaluate"))
+    assert numbers["epoch"] == 2
+    assert "checkpoint of step 18 is damaged: using the one before it" in caplog.text
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["12", "18", "6"]

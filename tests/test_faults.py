@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -370,6 +371,27 @@ def test_metrics_killed_anywhere_keep_their_rows(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_clock_that_is_set_back_hides_nothing(tmp_path, monkeypatch):
+    now = time.time()
+    for first, clock in ((1, now), (2, now - 3600), (3, now - 10**6), (4, now)):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        write_rows(first, first, tmp_path)
+    shown = shown_by_tensorboard(tmp_path)
+    assert sorted({step for _, step in shown}) == [6, 12, 18, 24]
+
+
+def test_what_a_kill_kept_from_tensorboard_comes_with_the_next_start(tmp_path):
+    """A row is on the disk, its scalars and pictures are not."""
+    write_rows(1, 2, tmp_path)
+    undisturbed = shown_by_tensorboard(tmp_path)
+    (last,) = (tmp_path / "tensorboard").iterdir()
+    last.write_bytes(last.read_bytes()[:-20])
+    assert shown_by_tensorboard(tmp_path) != undisturbed
+    with Records(tmp_path, 2, 12):
+        pass
+    assert shown_by_tensorboard(tmp_path) == undisturbed
+
+
 # No room, and no right to write.
 
 
@@ -479,6 +501,19 @@ def test_many_arrays_on_a_full_disk_are_as_quiet_as_few(disk, capfd):
         checkpoints.save(3, tree(3))
         np.testing.assert_array_equal(checkpoints.restore(tree(0))["a"], tree(3)["a"])
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("inodes", [4, 18, 30])
+def test_no_files_left_is_told_like_no_bytes_left(images_file, disk, undrawn, capfd, inodes):
+    """Before the config, in the probe, and in the first checkpoint."""
+    config = short(images_file)
+    config.train.epochs = 1
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes}", str(disk)], check=True)
+    with pytest.raises(UserError, match="can't be written \\(No space left on device\\)"):
+        experiment.train_and_evaluate(config, disk / "run")
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+    assert not list((disk / "run").glob("checkpoints/[0-9]*"))
 
 
 def test_a_full_disk_keeps_an_earlier_evaluation(images_file, disk, whole, monkeypatch):

@@ -1,5 +1,6 @@
 """The feature classifier: what it learns, what it is called, and how it is kept."""
 
+import fcntl
 import re
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from hsjax import data
+from hsjax import data, files
 from hsjax.config import UserError
 from hsjax.metrics import features
 from hsjax.metrics.frechet import frechet_distance, moments
@@ -152,6 +153,26 @@ def test_no_pickle_is_loaded(bars, fits, cache, caplog, tmp_path):
     assert not (tmp_path / "sprung").exists()
     assert len(warnings_in(caplog)) == 1
     assert len(fits) == 2
+
+
+def test_what_a_kill_left_of_a_file_goes_with_the_next_start(bars, fits, cache):
+    cache.mkdir(parents=True)
+    left, being_written = (cache / f".classifier-{x}.npz.1234.tmp" for x in ("old", "new"))
+    left.write_bytes(b"half")
+    with open(being_written, "wb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # as another process that writes holds it
+        features.classifier(bars, steps=5)
+        assert not left.exists()
+        assert being_written.exists()
+    features.classifier(bars, steps=5)
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]
+
+
+def test_a_file_is_held_while_it_is_written(tmp_path):
+    with files._replacing(tmp_path / "x.npz"):
+        (new,) = tmp_path.iterdir()
+        files.remove_orphans(tmp_path, ".x.npz.*.tmp")
+        assert new.exists()
 
 
 def test_without_a_place_to_keep_it_there_is_a_warning(bars, fits, cache, caplog):

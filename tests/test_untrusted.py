@@ -20,9 +20,9 @@ import test_data
 from PIL import EpsImagePlugin, Image
 
 from configs import default
-from hsjax import checkpoints, data
+from hsjax import checkpoints, data, experiment, files
 from hsjax.config import UserError, check_workdir
-from hsjax.logs import read_metrics
+from hsjax.logs import Records, read_metrics
 from hsjax.metrics import features, inception
 
 
@@ -363,3 +363,113 @@ def test_configs_and_metrics_from_elsewhere(marker, tmp_path):
     for content in (*pickles(marker).values(), *bad):
         (tmp_path / "metrics.jsonl").write_bytes(good + content)
         assert read_metrics(tmp_path) == rows
+
+
+# Links in a workdir from elsewhere.
+
+FILES = (
+    "config.json data.json parameters.txt metrics.jsonl metrics.json embeddings.npz .lock "
+    "metrics.jsonl-damaged-1"
+).split()
+FOLDERS = (
+    "checkpoints checkpoints-damaged figures tensorboard .finished .unfinished .replaced .x.tmp"
+).split()
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """A user's folder, which must stay as it is."""
+    folder = tmp_path / "documents"
+    (folder / "80").mkdir(parents=True)
+    for name in ("thesis.txt", "80/thesis.txt"):
+        (folder / name).write_text("years of work")
+    before = {path: path.lstat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+    yield folder
+    assert before == {path: path.lstat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def small(config):
+    config.train.epochs, config.evaluate.features = 1, "none"
+    config.evaluate.metrics = config.evaluate.samplers = ()
+    return config
+
+
+@pytest.mark.parametrize("target", ["documents", "nowhere"])
+def test_links_in_a_workdir_are_replaced(config, documents, tmp_path, monkeypatch, target):
+    def draw(folder, *_):
+        folder.mkdir()
+        (folder / "summary.png").write_text("new")
+
+    monkeypatch.setattr(experiment, "_draw", draw)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for name in (*FILES, *FOLDERS):
+        (workdir / name).symlink_to(tmp_path / target / ("thesis.txt" if name in FILES else ""))
+    numbers = experiment.train_and_evaluate(small(config), workdir)
+    shutil.rmtree(workdir / "figures")
+    for name in FOLDERS[1:]:
+        if not (workdir / name).exists():
+            (workdir / name).unlink(missing_ok=True)
+            (workdir / name).symlink_to(tmp_path / target)
+    for _ in range(2):
+        assert experiment.evaluate(config, workdir) == numbers
+    assert (workdir / "figures" / "summary.png").read_text() == "new"
+    names = {path.name for path in workdir.iterdir() if not path.is_symlink()}
+    assert {"checkpoints", "figures", "tensorboard", *FILES[:6]} <= names
+    left = {path.name for path in workdir.iterdir() if path.is_symlink()}
+    assert left <= {
+        "checkpoints-damaged",
+        "metrics.jsonl-damaged-1",
+    }  # which nothing was written to
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_files_and_folders_change_places_without_a_stop(tmp_path):
+    """Whatever is where results go, they get there."""
+    for kind in ("file", "folder", "link"):
+        workdir = tmp_path / kind
+        for name in ("figures", "metrics.json", ".replaced", ".unfinished", ".x.tmp", ".finished"):
+            (workdir / name).parent.mkdir(exist_ok=True)
+            if kind == "file" or (kind == "link" and name == "metrics.json"):
+                (workdir / name).write_text("x")
+            elif kind == "folder":
+                (workdir / name / "x").mkdir(parents=True)
+            else:
+                (workdir / name).symlink_to("nowhere")
+        for text in "ab":
+            with files.replaced_together(workdir) as new:
+                (new / "figures").mkdir()
+                (new / "figures" / "a.png").write_text(text)
+                (new / "metrics.json").write_text(text)
+            found = {path.name for path in workdir.iterdir()} - {"x"}
+            assert found == {"figures", "metrics.json"}
+            assert (workdir / "metrics.json").read_text() == text
+            assert [path.read_text() for path in (workdir / "figures").iterdir()] == [text]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "data.json"])
+def test_links_to_what_never_ends_are_not_read(config, tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "pipe")
+    check_workdir(config, tmp_path / "run")
+    assert read_metrics(tmp_path / "run") == []
+    experiment._check_data(tmp_path / "run", {})
+
+
+def test_a_workdir_may_be_a_link_of_the_users(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "large")
+    with files.locked(tmp_path / "run"):
+        assert os.listdir(tmp_path / "large") == [".lock"]
+
+
+def test_tensorboard_may_be_a_link_to_where_its_files_are_kept(tmp_path, caplog):
+    (tmp_path / "events").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").symlink_to(tmp_path / "events")
+    for _ in range(2):
+        Records(tmp_path / "run", 0, 0).__exit__()
+    assert len(os.listdir(tmp_path / "events")) == 2
+    assert not caplog.text

@@ -19,7 +19,7 @@ from jax import Array, lax
 from hsjax import batches
 from hsjax.config import UserError
 from hsjax.data import Dataset
-from hsjax.files import read_npz, reason, user_cache, write_npz
+from hsjax.files import read_npz, reason, remove_orphans, user_cache, write_npz
 
 _BATCH = 128
 _BLOCK = 500  # images whose features are taken at a time
@@ -71,6 +71,8 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
     stem = Path(name).name.removesuffix(".npz") if is_path else re.sub("[/:]", "-", name)
     cache = user_cache()
     path = cache / f"classifier-{stem}-{key[:16]}.npz" if cache else None
+    if path:
+        remove_orphans(path.parent, ".classifier-*.tmp")
     found = _read(path, key) if path else None
     if found is None:
         params = _fit(dataset, seed, steps)
@@ -151,7 +153,7 @@ def inception(path: str) -> FeatureNetwork:
     """
     from hsjax.metrics import inception as network
 
-    return FeatureNetwork("inception", *network.load(path))
+    return FeatureNetwork("inception", *network.load(os.path.expanduser(path)))
 
 
 def _data_hash(dataset: Dataset) -> str:
