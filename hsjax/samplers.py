@@ -370,8 +370,11 @@ def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
     a, b = coordinates.project(start, 1.0), coordinates.project(end, 1.0)
     a, b = jnp.where(lengths[0] == 0, b, a), jnp.where(lengths[1] == 0, a, b)
     # From the middle of the way, where nothing cancels: half of its angle is h at the ends.
-    between, middle = b - a, coordinates.project(a + b, 1.0)
-    h = jnp.arctan2(coordinates.radius(between), coordinates.radius(a + b))
+    between, middle = b - a, a + b
+    h = jnp.arctan2(coordinates.radius(between), coordinates.radius(middle))
+    # At right angles also when a + b is hardly more than a rounding error.
+    lean = jnp.sum(middle * between) / jnp.maximum(jnp.sum(between**2), 1.0)
+    middle = coordinates.project(middle - lean * between, 1.0)
     part = 2.0 * fractions - 1.0
     near = h < 1e-3  # sin(part h) / sin(h) by its series
     ratio = jnp.where(
