@@ -96,6 +96,7 @@ class VonMisesFisher(NamedTuple):
     cumulative: Array  # [nodes], the probability of a larger one
 
 
+@np.errstate(under="ignore")
 def mean_resultant_length(n: int, kappa: float) -> float:
     """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the mean of a von Mises-Fisher law.
 
@@ -116,6 +117,7 @@ def mean_resultant_length(n: int, kappa: float) -> float:
     return float(ratio)
 
 
+@np.errstate(under="ignore")
 def concentration(n: int, length: float) -> float:
     """κ with A_n(κ) = length: the maximum likelihood for a mean of unit vectors that long.
 

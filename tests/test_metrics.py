@@ -293,6 +293,28 @@ def test_what_cannot_be_judged_is_refused_in_one_line(call, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda x, labels: distance(x, 2 * x[::-1]),
+        lambda x, labels: kernel_distance(x, x[::2]),
+        lambda x, labels: precision_recall_density_coverage(x, x[::2]),
+        lambda x, labels: knn_accuracy(x, labels, x, labels),
+        lambda x, labels: linear_probe_accuracy(x, labels, x, labels),
+        lambda x, labels: latents.diagnostics(x, labels)[0],
+        lambda x, labels: latents.groups(x).sum(),
+        lambda x, labels: latents.tsne(x).sum(),
+    ],
+)
+def test_a_caller_may_have_numpy_raise(metric):
+    """What underflows does so in silence; here, in a coordinate and in squares of it."""
+    x = normal(40, 5).astype(np.float32) * np.float32([1, 1, 1, 1e-20, 1e-36])
+    labels = np.arange(40) % 2
+    expected = metric(x, labels)
+    with np.errstate(all="raise"):
+        assert metric(x, labels) == expected
+
+
 # ------------------------------------------------------------------------------- classes
 
 
@@ -460,3 +482,11 @@ def test_tsne_keeps_clusters_apart():
 def test_tsne_of_few_points(count, n):
     assert np.isfinite(latents.tsne(normal(count, n))).all()
     np.testing.assert_array_equal(latents.tsne(np.full((count, n), 0.1)), np.zeros((count, 2)))
+
+
+def test_spread_of_cosines_near_a_pole():
+    """cos φ = 1 - tan²/2 there: float32 has three bits of its spread for angles of 1e-3."""
+    tangents = np.random.default_rng(0).uniform(0, 1e-3, 500).astype(np.float32)
+    x = np.stack([np.ones(500, np.float32), tangents], axis=1)
+    spread = latents.diagnostics(x)[1]["cosine_spread"]
+    np.testing.assert_allclose(spread, np.std(0.5 * tangents.astype(float) ** 2), rtol=1e-5)
