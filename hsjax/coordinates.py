@@ -263,13 +263,14 @@ def _radius(x):
 
 @_in_float32
 def _cosines(x):
-    return _ratio(x, _tails(x))[..., :-1]
+    tails = _tails(x)
+    return _cosine(x[..., :-1], tails[..., 1:], tails[..., :-1])
 
 
 @_in_float32
 def _cosines_with_eps(x, eps):
-    sums = lax.cumsum(x * x, axis=x.ndim - 1, reverse=True)
-    return (x * lax.rsqrt(sums + eps))[..., :-1]
+    sums = lax.cumsum(x * x, axis=x.ndim - 1, reverse=True) + eps
+    return _cosine_by_squares(x[..., :-1], sums[..., 1:], sums[..., :-1])
 
 
 @_in_float32
@@ -377,6 +378,36 @@ def _ratio_jvp(primals, tangents):
     (a, b), (da, db) = primals, tangents
     ratio = _ratio(a, b)
     return ratio, (da - ratio * db) * _inverse(b)
+
+
+@jax.custom_jvp
+def _cosine(x, rest, h):
+    """x / h of a right triangle with the legs x and rest."""
+    return _ratio(x, h)
+
+
+@_cosine.defjvp
+def _cosine_jvp(primals, tangents):
+    x, rest, h = primals
+    dx, drest, _ = tangents  # h follows from the legs: by them, no 1 - cos² cancels near a pole
+    cosine, sine = _cosine(x, rest, h), _cosine(rest, x, h)
+    return cosine, sine * (sine * dx - cosine * drest) * _inverse(h)
+
+
+@jax.custom_jvp
+def _cosine_by_squares(x, rest, square):
+    """x / sqrt(square), where square = x² + rest."""
+    return x * lax.rsqrt(square)
+
+
+@_cosine_by_squares.defjvp
+def _cosine_by_squares_jvp(primals, tangents):
+    x, rest, square = primals
+    dx, drest, _ = tangents
+    inverse = lax.rsqrt(square)
+    rest = jnp.minimum(rest, jnp.finfo(rest.dtype).max)  # no infinity times 0
+    slope = inverse * rest * inverse * dx - 0.5 * x * inverse * inverse * drest
+    return _cosine_by_squares(x, rest, square), inverse * slope
 
 
 @jax.custom_jvp

@@ -313,13 +313,15 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
     """Mean and unbiased variance over the batch of every cosine and of the radius.
 
     With S_k = Σ_{j>=k} x_j², i_k = (S_k + eps)^{-1/2}, c_k = x_k i_k and r = √S_1, the columns are
-    c_1 ... c_{n-1}, r. The derivative is a closed form: with the cotangents ḡ_m and ḡ_v of mean m
+    c_1 ... c_{n-1}, r. The gradient is a closed form: with the cotangents ḡ_m and ḡ_v of mean m
     and variance v, a column's entries have g = ḡ_m/B + 2 ḡ_v/(B-1) (c - m), and::
 
         dx_i = g_i i_i + x_i (g_r / r - Σ_{k<=i} g_k c_k i_k²),    g_n := 0
+        deps = -½ Σ_k g_k c_k i_k², summed over the rows as well
 
-    so that one running sum each way is all it takes and nothing of x's size is kept but x. The
-    variance takes the mean first: E[c²] - m² would lose every digit where compression goes.
+    so that one running sum each way is all it takes and nothing of x's size is kept but x. Forward
+    mode and higher derivatives work as well. The variance takes the mean first: E[c²] - m² would
+    lose every digit where compression goes.
 
     Args:
       x: [..., B, n], B >= 2, n >= 2, of sizes whose squares are finite (1e19 in float32).
@@ -346,10 +348,37 @@ def batch_statistics(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
     return _batch_statistics(x, jnp.asarray(eps, x.dtype))
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _batch_statistics(x, eps):
     columns, _ = _columns(x, eps)
     return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
+
+
+@_batch_statistics.defjvp
+def _batch_statistics_jvp(primals, tangents):
+    mean, variance = _batch_statistics(*primals)
+    return (mean, variance), _along(*primals, mean, *tangents)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # for its transpose, nothing of x's size is kept but x
+def _along(x, eps, mean, dx, deps):
+    """The derivative of both statistics along (dx, deps), a linear function of these two."""
+    columns, inverse_tails = _columns(x, eps)
+    radius = columns[..., -1:]  # columns holds r, not c_n, in its last place
+    inverse_radius = jnp.where(radius == 0, 0.0, 1.0 / jnp.where(radius == 0, 1.0, radius))
+    halves = x * dx  # of what the squares change by
+    # As the transpose of the sums the other way: its own transpose is then these, which are faster.
+    (sums,) = jax.linear_transpose(partial(_running_sums, reverse=False), x)(halves)
+    d_cosines = (dx - columns * inverse_tails * (sums + 0.5 * deps)) * inverse_tails
+    d_radius = inverse_radius * jnp.sum(halves, axis=-1, keepdims=True)
+
+    def over_batch(cosines, radius):
+        return jnp.append(jnp.sum(cosines, -2)[..., :-1], jnp.sum(radius, -2), axis=-1)
+
+    count, offsets = x.shape[-2], columns - mean[..., None, :]
+    d_mean = over_batch(d_cosines, d_radius) / count
+    d_variance = over_batch(offsets * d_cosines, offsets[..., -1:] * d_radius) * (2 / (count - 1))
+    return d_mean, d_variance
 
 
 def _columns(x, eps):
@@ -389,28 +418,6 @@ def _blockwise_sums(x, *, reverse, width=32):
 def _last_column(x, value):
     is_last = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) == x.shape[-1] - 1
     return jnp.where(is_last, value, x)
-
-
-def _batch_statistics_forward(x, eps):
-    mean, variance = _batch_statistics(x, eps)
-    return (mean, variance), (x, eps, mean)
-
-
-def _batch_statistics_backward(residuals, cotangents):
-    x, eps, mean = residuals
-    g_mean, g_variance = (g[..., None, :] for g in cotangents)
-    count = x.shape[-2]
-    columns, inverse_tails = _columns(x, eps)
-    g = g_mean / count + 2.0 * g_variance / (count - 1) * (columns - mean[..., None, :])
-    radius = columns[..., -1:]
-    g_radius = jnp.where(radius > 0, g[..., -1:] / jnp.where(radius > 0, radius, 1.0), 0.0)
-    # columns holds r, not c_n, in its last place, where this is 0.
-    scaled = _last_column(g, 0.0) * inverse_tails
-    pulled = _running_sums(scaled * columns * inverse_tails, reverse=False)
-    return scaled + x * (g_radius - pulled), jnp.zeros_like(eps)
-
-
-_batch_statistics.defvjp(_batch_statistics_forward, _batch_statistics_backward)
 
 
 ANNEALINGS = ("none", "sqrt", "published", "published_drop")

@@ -92,10 +92,11 @@ class VonMisesFisher(NamedTuple):
     direction: Array  # [n], unit
     kappa: Array  # scalar
     radius: Array  # scalar, what unit samples are multiplied by
-    cosine: Array  # [nodes], increasing values of direction·x
-    cumulative: Array  # [nodes], their probabilities
+    angle: Array  # [nodes], decreasing angles between direction and x, in radians
+    cumulative: Array  # [nodes], the probability of a larger one
 
 
+@np.errstate(under="ignore")
 def mean_resultant_length(n: int, kappa: float) -> float:
     """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the mean of a von Mises-Fisher law.
 
@@ -116,6 +117,7 @@ def mean_resultant_length(n: int, kappa: float) -> float:
     return float(ratio)
 
 
+@np.errstate(under="ignore")
 def concentration(n: int, length: float) -> float:
     """κ with A_n(κ) = length: the maximum likelihood for a mean of unit vectors that long.
 
@@ -143,40 +145,45 @@ def concentration(n: int, length: float) -> float:
     return float(kappa)
 
 
+@np.errstate(under="ignore")
 def _fit_vmf(embeddings) -> VonMisesFisher:
     units, radius = _directions(_checked(embeddings))
     n = units.shape[1]
     mean = units.mean(axis=0)
     length = float(np.linalg.norm(mean))
-    # Equal rows have no spread to fit: one part in 1e12 stands for none.
-    kappa = concentration(n, min(length, 1.0 - 1e-12))
     direction = mean / length if length > 0 else np.eye(n)[0]
+    # 1 - length², which keeps its digits however tight the island is; a zero vector adds 1.
+    deficit = np.mean(np.sum((units - mean) ** 2, axis=1)) + np.mean(~units.any(axis=1))
+    if (
+        deficit < 1e-4
+    ):  # 1 - A_n² = (n-1)/κ - (n-1)(n-2)/2κ² + ...; below 1e-15 float32 has one point
+        kappa = (n - 1) / max(deficit, 1e-15) - 0.5 * (n - 2)
+    else:
+        kappa = concentration(n, length)
 
     # The angle from the mean direction has a density ∝ sin(angle)^{n-2} e^{κ cos(angle)}. Its
     # inverse distribution function is tabulated around the mode.
-    mode = np.arccos(2.0 * kappa / (n - 2 + np.sqrt((n - 2) ** 2 + 4.0 * kappa**2)) if kappa else 0)
+    ratio = 0.5 * (n - 2) / max(kappa, 1e-100)
+    mode = 2.0 * np.arcsin(np.sqrt(ratio / (1.0 + ratio + np.hypot(1.0, ratio))))
     spread = 1.0 / np.sqrt(n - 1 + kappa)  # no narrower than half of the true one
     angle = np.linspace(min(mode + 40 * spread, np.pi), max(mode - 40 * spread, 0.0), 16_384)
     with np.errstate(divide="ignore"):
         power = (n - 2) * np.log(np.sin(angle)) if n > 2 else 0.0
-    log_density = power + kappa * np.cos(angle)
+    log_density = power - 2.0 * kappa * np.sin(0.5 * angle) ** 2
     density = np.exp(log_density - log_density.max())
     cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
-    return VonMisesFisher(
-        *_float32(direction, kappa, radius, np.cos(angle), cumulative / cumulative[-1])
-    )
+    return VonMisesFisher(*_float32(direction, kappa, radius, angle, cumulative / cumulative[-1]))
 
 
 def _sample_vmf(parameters: VonMisesFisher, key: Array, count: int) -> Array:
-    cosine_key, tangent_key = jax.random.split(key)
-    uniform = jax.random.uniform(cosine_key, (count,))
-    cosine = jnp.interp(uniform, parameters.cumulative, parameters.cosine)[:, None]
+    angle_key, tangent_key = jax.random.split(key)
+    uniform = jax.random.uniform(angle_key, (count,))
+    angle = jnp.interp(uniform, parameters.cumulative, parameters.angle)[:, None]
     direction = parameters.direction
     tangent = jax.random.normal(tangent_key, (count, direction.size))
     along = jnp.matmul(tangent, direction, precision="highest")[:, None]
     tangent = coordinates.project(tangent - along * direction[None], 1.0)
-    sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, 0.0))
-    return parameters.radius * (cosine * direction[None] + sine * tangent)
+    return parameters.radius * (jnp.cos(angle) * direction[None] + jnp.sin(angle) * tangent)
 
 
 vmf = Sampler(_fit_vmf, _sample_vmf)
@@ -205,6 +212,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
 
 
+@np.errstate(under="ignore")
 def _fit_projected_gaussian(embeddings) -> Mixture:
     embeddings = _checked(embeddings)
     covariance = np.cov(embeddings, rowvar=False)
@@ -213,6 +221,7 @@ def _fit_projected_gaussian(embeddings) -> Mixture:
     return Mixture(*_float32(np.zeros(1), means, factors, radius))
 
 
+@np.errstate(under="ignore")
 def _fit_projected_gmm(embeddings) -> Mixture:
     from sklearn.exceptions import ConvergenceWarning  # a second to import
     from sklearn.mixture import GaussianMixture
@@ -221,20 +230,23 @@ def _fit_projected_gmm(embeddings) -> Mixture:
     embeddings = _checked(embeddings)
     if len(embeddings) > 10_000:  # enough for the moments, and a minute less
         embeddings = np.random.default_rng(0).choice(embeddings, 10_000, replace=False)
-    # In units of the embeddings' spread, for the ridge on the covariances to mean the same, and
-    # around their mean, or a spread far below it would be lost.
-    mean, scale = embeddings.mean(axis=0), embeddings.std() or 1.0
-    mixture = GaussianMixture(min(10, len(embeddings)), reg_covar=1e-4, max_iter=50, random_state=0)
+    # Around their mean and in units of their spread about it, for the ridge on the covariances to
+    # mean the same. It serves the fit alone and is taken off again.
+    mean, ridge = embeddings.mean(axis=0), 1e-4
+    scale = (embeddings - mean).std()
+    mixture = GaussianMixture(
+        min(10, len(embeddings)), reg_covar=ridge, max_iter=50, random_state=0
+    )
     # Its products are small: on busy cores a second thread costs more than it does.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
-        mixture.fit((embeddings - mean) / scale)
+        mixture.fit((embeddings - mean) / (scale or 1.0))
     _, radius = _directions(embeddings)
     return Mixture(
         *_float32(
             np.log(mixture.weights_),
             mean + scale * mixture.means_,
-            scale * _root(mixture.covariances_),
+            scale * _root(mixture.covariances_ - ridge * np.eye(len(mean))),
             radius,
         )
     )
@@ -281,6 +293,7 @@ class AngleCopula(NamedTuple):
     radius: Array  # scalar
 
 
+@np.errstate(under="ignore")
 def _fit_angles(embeddings) -> AngleCopula:
     from scipy.special import ndtri
     from scipy.stats import rankdata
@@ -327,7 +340,7 @@ SAMPLERS = {
 def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
     """Spherical linear interpolation: the great circle for the direction, a line for the radius.
 
-    Opposite directions have no single great circle: the result is then not on the sphere. A zero
+    Opposite directions have no single great circle: the way then leads straight through 0. A zero
     vector has no direction: what lies between follows the other one's.
 
     Args:
@@ -357,12 +370,19 @@ def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
         )
     lengths = coordinates.radius(start), coordinates.radius(end)
     a, b = coordinates.project(start, 1.0), coordinates.project(end, 1.0)
-    angle = 2.0 * jnp.arctan2(coordinates.radius(a - b), coordinates.radius(a + b))
-
-    def weight(part):
-        """sin(part angle) / sin(angle), whose limit is part for equal directions."""
-        near = angle < 1e-3
-        return jnp.where(near, part, jnp.sin(part * angle) / jnp.where(near, 1.0, jnp.sin(angle)))
-
-    direction = weight(1.0 - fractions)[:, None] * a[None] + weight(fractions)[:, None] * b[None]
+    a, b = jnp.where(lengths[0] == 0, b, a), jnp.where(lengths[1] == 0, a, b)
+    # From the middle of the way, where nothing cancels: half of its angle is h at the ends.
+    between, middle = b - a, a + b
+    h = jnp.arctan2(coordinates.radius(between), coordinates.radius(middle))
+    # At right angles also when a + b is hardly more than a rounding error.
+    lean = jnp.sum(middle * between) / jnp.maximum(jnp.sum(between**2), 1.0)
+    middle = coordinates.project(middle - lean * between, 1.0)
+    part = 2.0 * fractions - 1.0
+    near = h < 1e-3  # sin(part h) / sin(h) by its series
+    ratio = jnp.where(
+        near,
+        part * (1.0 + (1.0 - part**2) * h**2 / 6.0),
+        jnp.sin(part * h) / jnp.where(near, 1.0, jnp.sin(h)),
+    )
+    direction = jnp.cos(part * h)[:, None] * middle[None] + 0.5 * ratio[:, None] * between[None]
     return ((1.0 - fractions) * lengths[0] + fractions * lengths[1])[:, None] * direction

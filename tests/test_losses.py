@@ -125,6 +125,68 @@ def test_closed_form_derivative_is_that_of_the_naive_form(shape, seed, decay):
     np.testing.assert_allclose(narrow, expected, rtol=0, atol=5e-3 * np.abs(expected).max())
 
 
+DERIVATIVES = {
+    "forward": lambda f: lambda *at: jax.jvp(f, at, jax.tree.map(jnp.cos, at))[1],
+    "linearized": lambda f: lambda *at: jax.linearize(f, *at)[1](*at),
+    "reverse": lambda f: jax.grad(f, argnums=(0, 1)),
+    "forward over reverse": lambda f: lambda *at: jax.jvp(jax.grad(f, (0, 1)), at, at)[1],
+    "reverse over reverse": lambda f: (
+        lambda *at: jax.grad(
+            lambda *at: sum(jnp.sum(jnp.sin(g)) for g in jax.grad(f, (0, 1))(*at)), argnums=(0, 1)
+        )(*at)
+    ),
+    "hessian": lambda f: jax.hessian(f, argnums=(0, 1)),
+    "mapped": lambda f: jax.vmap(jax.grad(f, argnums=(0, 1)), in_axes=(-1, None)),
+    "mapped forward": lambda f: lambda x, eps: jax.vmap(jax.jacfwd(f, 1), (None, 0))(x, eps[None]),
+}
+
+
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_all_derivatives_in_latents_and_eps_are_those_of_the_naive_form(kind):
+    """For more coordinates than a block of the running sums, but where that would be a matrix."""
+    batch, n = (3, 4) if kind == "hessian" else (4, 70)
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(2, batch, n)), rng.normal(size=(2, 2, n))
+
+    def value(statistics, x, eps):
+        mean, variance = statistics(x, eps)
+        return jnp.sum(weights[0] * jnp.sin(mean) + weights[1] * jnp.cos(3 * variance))
+
+    with jax.enable_x64(True):
+        at = (np.stack([x, 2 * x], axis=-1) if kind == "mapped" else x), np.float64(0.3)
+        ours, naive = (
+            jax.jit(DERIVATIVES[kind](partial(value, form)))(*at)
+            for form in (losses.batch_statistics, naive_statistics)
+        )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10), ours, naive)
+
+
+def test_every_number_of_a_spec_has_its_derivative():
+    mean, std = latents()
+
+    @jax.jit
+    def value(spec):
+        return losses.total(losses.spherical_kl(mean.astype(float), std.astype(float), spec), spec)
+
+    with jax.enable_x64(True):
+        spec = jax.tree.map(lambda v: np.asarray(v, np.float64), losses.paper_spec(7))
+        gradient = jax.grad(value)(spec)
+        for name in ("eps", "variance_eps"):
+            step = 1e-4 * getattr(spec, name)
+            low, high = (
+                value(dataclasses.replace(spec, **{name: getattr(spec, name) + s}))
+                for s in (-step, step)
+            )
+            np.testing.assert_allclose(getattr(gradient, name), (high - low) / (2 * step), 1e-5)
+
+
+def test_nothing_of_the_latents_size_is_kept_for_the_gradient_but_they():
+    x = jnp.asarray(np.stack(latents(batch=20, n=40)))
+    pull = jax.vjp(losses.batch_statistics, x, jnp.float32(1e-3))[1]
+    (kept,) = (leaf for leaf in jax.tree.leaves(pull) if leaf.size > x.size // 10)
+    np.testing.assert_array_equal(kept, x)
+
+
 def test_statistics_need_one_running_sum_each_way_and_nothing_larger_than_the_latents():
     """What makes the objective O(n), read off the programs: in the jaxpr and as compiled here."""
     batch, n = 8, 512
@@ -149,13 +211,14 @@ def test_accelerators_and_cpus_sum_to_the_same_statistics_and_gradient():
     """The form for accelerators is compiled elsewhere: here it takes the place of the CPU's."""
     x = np.stack(latents(n=75))
 
-    def gradient(x):
+    def value(x):
         mean, variance = losses.batch_statistics(x, 1e-3)
         return jnp.sum(jnp.sin(mean) + jnp.cos(3 * variance))
 
-    here = jax.value_and_grad(gradient)(x)
+    here = jax.jit(jax.value_and_grad(value))(x)
     with mock.patch.object(lax, "platform_dependent", lambda x, *, cpu, default: default(x)):
-        there = jax.value_and_grad(lambda x: gradient(x))(x)
+        there = jax.jit(jax.value_and_grad(value))(x[None])  # of another shape, so traced anew
+    there = there[0], there[1][0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), here, there)
 
 

@@ -161,16 +161,14 @@ def test_kernel_distance_neither_overflows_nor_loses_a_scale(scale):
 
 
 def naive(real, fake, k):
-    def balls(x):
-        return [sorted(np.linalg.norm(x - point, axis=1))[k] for point in x]
+    """As Naeem et al.'s package prdc counts, in float64; what is on a ball's surface is outside."""
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
 
-    r, s = balls(real), balls(fake)
-    held = np.array(
-        [[np.linalg.norm(f - a) <= b for a, b in zip(real, r, strict=True)] for f in fake]
-    )
-    back = np.array(
-        [[np.linalg.norm(f - a) <= b for f, b in zip(fake, s, strict=True)] for a in real]
-    )
+    def apart(x, y):
+        return np.sqrt(np.sum((x[:, None] - y[None]) ** 2, axis=2))
+
+    r, s = (np.sort(apart(x, x), axis=1)[:, k] for x in (real, fake))
+    held, back = apart(fake, real) < r, apart(real, fake) < s
     return held.any(1).mean(), back.any(1).mean(), held.sum(1).mean() / k, held.any(0).mean()
 
 
@@ -195,8 +193,9 @@ def test_shares_with_radii_computed_before_are_the_same():
 def test_shares_of_known_cases():
     x = normal(200, 3)
     same = precision_recall_density_coverage(x, x.copy())
-    assert (same.precision, same.recall, same.coverage) == (1.0, 1.0, 1.0)
-    assert same.density >= 1.0
+    assert same == (1.0, 1.0, 1.0, 1.0)
+    half = precision_recall_density_coverage(x, x[::2], 2)  # each sample is on some real surfaces
+    np.testing.assert_allclose(half, naive(x, x[::2], 2), rtol=1e-12)
     assert precision_recall_density_coverage(x, x + 100.0) == (0.0, 0.0, 0.0, 0.0)
 
     modes = np.concatenate([x, x + 50.0])
@@ -217,6 +216,23 @@ def test_shares_know_neither_unit_nor_origin(scale, shift):
     real, fake = normal(100, 4), normal(100, 4, seed=1)
     expected = precision_recall_density_coverage(real, fake)
     assert precision_recall_density_coverage(scale * real + shift, scale * fake + shift) == expected
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-3, 1e-5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shares_of_islands_much_smaller_than_the_way_between_them(apart, dtype):
+    """In float32, |x|² + |y|² - 2 x·y would be a rounding error of |x|²."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 16))[rng.integers(0, 4, 400)]
+    x = (centres + apart * rng.normal(size=centres.shape)).astype(dtype)
+    real, fake = x[:200], x[200:]
+    expected = naive(real, fake, 3)
+    assert 0.1 < expected[3] < 1.0
+    shares = precision_recall_density_coverage(real, fake, 3)
+    np.testing.assert_allclose(shares, expected, rtol=1e-12)
+    assert precision_recall_density_coverage(real, real.copy(), 3) == (1.0, 1.0, 1.0, 1.0)
+    own = [sorted(np.linalg.norm((real - a).astype(float), axis=1))[3] for a in real]
+    np.testing.assert_allclose(radii(real, 3), own, rtol=1e-6)
 
 
 def test_duplicates_are_neighbours():
@@ -275,6 +291,28 @@ def test_what_cannot_be_judged_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda x, labels: distance(x, 2 * x[::-1]),
+        lambda x, labels: kernel_distance(x, x[::2]),
+        lambda x, labels: precision_recall_density_coverage(x, x[::2]),
+        lambda x, labels: knn_accuracy(x, labels, x, labels),
+        lambda x, labels: linear_probe_accuracy(x, labels, x, labels),
+        lambda x, labels: latents.diagnostics(x, labels)[0],
+        lambda x, labels: latents.groups(x).sum(),
+        lambda x, labels: latents.tsne(x).sum(),
+    ],
+)
+def test_a_caller_may_have_numpy_raise(metric):
+    """What underflows does so in silence; here, in a coordinate and in squares of it."""
+    x = normal(40, 5).astype(np.float32) * np.float32([1, 1, 1, 1e-20, 1e-36])
+    labels = np.arange(40) % 2
+    expected = metric(x, labels)
+    with np.errstate(all="raise"):
+        assert metric(x, labels) == expected
 
 
 # ------------------------------------------------------------------------------- classes
@@ -444,3 +482,11 @@ def test_tsne_keeps_clusters_apart():
 def test_tsne_of_few_points(count, n):
     assert np.isfinite(latents.tsne(normal(count, n))).all()
     np.testing.assert_array_equal(latents.tsne(np.full((count, n), 0.1)), np.zeros((count, 2)))
+
+
+def test_spread_of_cosines_near_a_pole():
+    """cos φ = 1 - tan²/2 there: float32 has three bits of its spread for angles of 1e-3."""
+    tangents = np.random.default_rng(0).uniform(0, 1e-3, 500).astype(np.float32)
+    x = np.stack([np.ones(500, np.float32), tangents], axis=1)
+    spread = latents.diagnostics(x)[1]["cosine_spread"]
+    np.testing.assert_allclose(spread, np.std(0.5 * tangents.astype(float) ** 2), rtol=1e-5)

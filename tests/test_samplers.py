@@ -1,5 +1,6 @@
 """Samplers against closed forms, rejection sampling and the embeddings they were fitted to."""
 
+import itertools
 import time
 
 import jax
@@ -141,9 +142,7 @@ def test_vmf_samples_pass_a_test_against_rejection(n, relative):
     """Fitted to embeddings whose mean has the length for that κ; the cosines are then compared."""
     kappa, count = relative * n, 3000
     length = samplers.mean_resultant_length(n, kappa)
-    pair = np.zeros((2, n), np.float64)  # two unit vectors whose mean is `length` along axis 0
-    pair[:, 0], pair[0, 1], pair[1, 1] = length, np.sqrt(1 - length**2), -np.sqrt(1 - length**2)
-    parameters = samplers.vmf.fit(2.0 * pair)
+    parameters = samplers.vmf.fit(pair(n, np.sqrt(1 - length**2)))
     np.testing.assert_allclose(parameters.kappa, kappa, rtol=1e-6)
     z = np.asarray(samplers.vmf.sample(parameters, jax.random.key(1), count))
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 2.0, rtol=1e-5)
@@ -160,6 +159,66 @@ def test_vmf_matches_mean_and_total_variance_of_what_it_was_fitted_to():
     z = draw("vmf", x, 20_000)
     np.testing.assert_allclose(z.mean(0), x.mean(0), atol=0.05)
     np.testing.assert_allclose(np.trace(np.cov(z.T)), np.trace(np.cov(x.T)), rtol=0.02)
+
+
+def pair(n, sine, radius=2.0):
+    """Two vectors as far from axis 0, whose mean resultant length is then the cosine."""
+    x = np.zeros((2, n))
+    x[:, 0], x[0, 1], x[1, 1] = np.sqrt(1 - sine**2), sine, -sine
+    return radius * x
+
+
+@pytest.mark.parametrize("n", [2, 3, 32, 1000])
+@pytest.mark.parametrize("sine", [1e-3, 1e-5, 1e-7])
+def test_vmf_of_a_tight_island_is_a_gaussian_around_it(n, sine):
+    """κ ‖z/r - direction‖² then has a χ² law of n - 1 degrees; cosines would all be 1."""
+    parameters = samplers.vmf.fit(pair(n, sine))
+    np.testing.assert_allclose(parameters.kappa, (n - 1) / sine**2, rtol=1e-4)
+    z = np.asarray(samplers.vmf.sample(parameters, jax.random.key(0), 3000), np.float64)
+    squares = np.sum(z[:, 1:] ** 2, axis=1) / 4  # along axis 0, float32 has 1 alone
+    assert stats.kstest(squares * (n - 1) / sine**2, "chi2", (n - 1,)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n", [2, 3, 32, 1000])
+def test_vmf_has_one_concentration_where_two_formulas_meet(n):
+    for square in (0.999e-4, 1.001e-4):  # 1 - length²
+        kappa = float(samplers.vmf.fit(pair(n, square**0.5)).kappa)
+        length = samplers.mean_resultant_length(n, kappa)
+        np.testing.assert_allclose(1 - length**2, square, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vmf", "projected_gaussian", "projected_gmm", "angles"])
+@pytest.mark.parametrize("spread", [1e-2, 1e-5])
+def test_an_island_keeps_its_width_wherever_it_is(name, spread):
+    """And its shape, where a sampler has one: it is ten times as narrow at its end."""
+    rng = np.random.default_rng(0)
+    shape = spread * np.logspace(0, -1, 16) * rng.normal(size=(3000, 16))
+    places = [rng.normal(size=16), 4 * np.eye(16)[0], -4 * np.eye(16)[-1]]
+    sample = jax.jit(SAMPLERS[name].sample, static_argnums=2)
+    for x in ((place + shape).astype(np.float32) for place in places):
+        z = np.asarray(sample(SAMPLERS[name].fit(x), jax.random.key(0), 4000), np.float64)
+        x = x.astype(np.float64)
+        radii = np.linalg.norm(x, axis=1)
+        on_sphere = (x / radii[:, None] * radii.mean()).var(axis=0)
+        np.testing.assert_allclose(z.var(axis=0).sum(), on_sphere.sum(), rtol=0.05)
+        if name.startswith("projected"):
+            wide = on_sphere > 1e-3 * on_sphere.max()  # but along the radius, if that is an axis
+            np.testing.assert_allclose(z.var(axis=0)[wide], on_sphere[wide], rtol=0.15)
+
+
+@pytest.mark.parametrize("name", ["vmf", "projected_gaussian", "projected_gmm"])
+def test_equal_embeddings_give_equal_samples(name):
+    x = np.tile([[3.0, 0.1, -2.0]], (50, 1))
+    np.testing.assert_allclose(draw(name, x, 20), x[:20], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_caller_may_have_numpy_raise(name):
+    for x in (embeddings(count=200), 1e-30 * embeddings(count=30), pair(5, 1e-7)):
+        expected = SAMPLERS[name].fit(x)
+        with np.errstate(all="raise"):
+            found = SAMPLERS[name].fit(x)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("name", SPHERICAL)
@@ -212,3 +271,31 @@ def test_slerp():
     steps = samplers.slerp(z[0], z[1], jnp.linspace(0.0, 1.0, 11))
     units = steps / np.linalg.norm(steps, axis=1, keepdims=True)
     np.testing.assert_allclose(np.sum(units[1:] * units[:-1], axis=1).std(), 0.0, atol=1e-6)
+
+
+def test_slerp_between_nearly_equal_and_nearly_opposite_vectors():
+    """In float32 against long doubles: on the sphere, and off the way by no more than rounding a
+    vector turns it."""
+    rng = np.random.default_rng(0)
+    fractions = np.linspace(0.0, 1.0, 9)
+    slerp = jax.jit(samplers.slerp)
+    for sign, size in itertools.product((1.0, -1.0), (1.0, 1e-2, 1e-3, 1e-4)):
+        start = rng.normal(size=50).astype(np.float32)
+        end = (1.7 * (sign * start + size * rng.normal(size=50))).astype(np.float32)
+        a, b = (x / np.linalg.norm(x) for x in (start.astype("g"), end.astype("g")))
+        angle = 2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))
+        weights = (np.sin(f * angle)[:, None] / np.sin(angle) for f in (1 - fractions, fractions))
+        expected = sum(weight * x for weight, x in zip(weights, (a, b), strict=True))
+        radii = np.interp(fractions, [0, 1], [np.linalg.norm(x) for x in (start, end)])
+        ours = np.asarray(slerp(start, end, fractions.astype(np.float32)), "g") / radii[:, None]
+        np.testing.assert_allclose(np.linalg.norm(ours, axis=1).astype(float), 1.0, rtol=5e-7)
+        error = np.linalg.norm(ours - expected, axis=1).max()
+        assert error < 5e-7 / (1.0 if sign > 0 else np.sin(angle)), (sign, size)
+
+
+def test_slerp_from_a_zero_vector_is_a_line():
+    end, fractions = jnp.array([1.0, -2.0, 2.0]), jnp.linspace(0.0, 1.0, 5)
+    line = fractions[:, None] * end[None]
+    np.testing.assert_allclose(samplers.slerp(jnp.zeros(3), end, fractions), line, rtol=1e-6)
+    back = samplers.slerp(end, jnp.zeros(3), 1.0 - fractions)
+    np.testing.assert_allclose(back, line, rtol=1e-6)

@@ -18,6 +18,7 @@ class Moments(NamedTuple):
     count: int  # type: ignore[assignment]  # of samples; shadows a method of tuples
 
 
+@np.errstate(under="ignore")
 def moments(features) -> Moments:
     """Mean and covariance of features [count, d].
 
@@ -36,6 +37,7 @@ def moments(features) -> Moments:
     return Moments(mean, scatter / (count - 1), count)
 
 
+@np.errstate(under="ignore")
 def frechet_distance(a: Moments, b: Moments) -> float:
     """‖m_a - m_b‖² + tr(S_a + S_b - 2 (S_a^½ S_b S_a^½)^½), in squared units of the features.
 

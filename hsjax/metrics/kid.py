@@ -12,6 +12,7 @@ import numpy as np
 from hsjax.metrics.frechet import finite_rows
 
 
+@np.errstate(under="ignore")
 def kernel_distance(
     x, y, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:

@@ -27,6 +27,7 @@ READING = {
 """How to read each of the diagnostics, by name."""
 
 
+@np.errstate(under="ignore")
 def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """All that `READING` explains, of latent means.
 
@@ -50,8 +51,11 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
     if labels is not None and np.shape(labels) != mean.shape[:1]:
         raise ValueError(f"{len(mean)} latents have labels of shape {np.shape(labels)}")
 
-    radii = np.linalg.norm(mean.astype(np.float64), axis=1)
-    cosines = np.asarray(coordinates.cosines(jnp.asarray(mean, jnp.float32)), np.float64)
+    # In float64: what a compressed cosine differs by from 1 has few digits in float32, if any.
+    squares = mean.astype(np.float64) ** 2
+    tails = np.sqrt(np.cumsum(squares[:, ::-1], axis=1)[:, ::-1])
+    radii, tails = tails[:, 0], tails[:, :-1]
+    cosines = mean[:, :-1] / np.where(tails > 0, tails, 1.0)
     numbers = {"radius_mean": radii.mean(), "radius_std": radii.std()}
     arrays = {"cosine_mean": cosines.mean(axis=0), "cosine_spread": cosines.std(axis=0)}
 
@@ -73,6 +77,7 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
     return {name: float(value) for name, value in numbers.items()}, arrays
 
 
+@np.errstate(under="ignore")
 def overlaps(means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cosines between all pairs of latents [count, n]; a zero vector's are 0.
 
@@ -84,6 +89,7 @@ def overlaps(means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.clip((units @ units.T)[first, second], -1.0, 1.0), first, second
 
 
+@np.errstate(under="ignore")
 def log_volume_excess(means) -> float:
     """Mean log volume element of the directions (A.3), less its mean over uniform directions.
 
@@ -106,6 +112,7 @@ def log_volume_excess(means) -> float:
     return float(ours - uniform) / n
 
 
+@np.errstate(under="ignore")
 def effective_rank(means) -> float:
     """exp of the entropy of the shares of variance (Roy and Vetterli, 2007).
 
@@ -121,6 +128,7 @@ def effective_rank(means) -> float:
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
+@np.errstate(under="ignore")
 def groups(means) -> np.ndarray:
     """Latents on S², for a look: coordinates averaged in three groups, then normalised (4.3).
 
@@ -143,6 +151,7 @@ def groups(means) -> np.ndarray:
     return _units(np.stack([part.mean(axis=1, dtype=np.float64) for part in parts], axis=1))
 
 
+@np.errstate(under="ignore")
 def tsne(means, seed: int = 0) -> np.ndarray:
     """t-SNE in the plane, an illustration only: 50 principal components first, 500 iterations.
 

@@ -7,6 +7,7 @@ import numpy as np
 from hsjax.metrics.frechet import finite_rows
 
 
+@np.errstate(under="ignore")
 def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 5) -> float:
     """Share of queries whose k nearest neighbours in the bank vote for the right class.
 
@@ -30,6 +31,7 @@ def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 5) -> float:
     return float(classifier.score(queries, query_labels))
 
 
+@np.errstate(under="ignore")
 def linear_probe_accuracy(bank, bank_labels, queries, query_labels) -> float:
     """Share of queries that a multinomial logistic regression on the bank puts in the right class.
 

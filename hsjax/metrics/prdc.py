@@ -6,16 +6,13 @@ the real union and a real one in the samples'; density and coverage (Naeem et al
 balls instead, which outliers among the samples can't inflate.
 """
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hsjax.metrics.frechet import finite_rows
 
-_ROWS = 512  # held against all others at a time: 20 MB of distances for 10,000
+_ROWS = 256  # held against all others at a time: 20 MB of distances for 10,000
 
 
 class Shares(NamedTuple):
@@ -27,25 +24,24 @@ class Shares(NamedTuple):
     coverage: float  # share of real balls that hold a sample
 
 
+@np.errstate(under="ignore")
 def radii(features, k: int = 5) -> np.ndarray:
     """Distance from each of the features [count, d] to its k-th nearest other one: [count] float64.
 
     Raises:
       ValueError: a NaN or an infinity, or not 1 <= k < count.
     """
-    features = finite_rows(features)
-    if not 1 <= k < len(features):
-        raise ValueError(f"neighbour {k} of {len(features)} samples does not exist")
     (x,), scale = _scaled(features)
-    # One more: itself. The slice is taken here, as XLA would turn a jitted one into a full sort.
-    square = np.asarray(_smallest_squares(x, k + 1))[:, -1]
-    return scale * np.sqrt(np.maximum(square, 0.0, dtype=np.float64))
+    return scale * np.sqrt(_nearest(x, k))
 
 
+@np.errstate(under="ignore")
 def precision_recall_density_coverage(real, fake, k: int = 5, real_radii=None) -> Shares:
     """How two sets of features cover one another.
 
-    Distances are float32 with a tolerance of its rounding error, so duplicates are neighbours.
+    As in Naeem et al.'s package prdc, what lies on the surface of a ball is outside, so that a set
+    without duplicates has a density of 1 against itself. Unlike there, a duplicate of a ball's
+    centre is inside also where the radius is 0. Distances are as exact as float64.
 
     Args:
       real: features [count, d].
@@ -63,62 +59,73 @@ def precision_recall_density_coverage(real, fake, k: int = 5, real_radii=None) -
     real, fake = finite_rows(real), finite_rows(fake)
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"{real.shape[1]} and {fake.shape[1]} features do not compare")
-    real_radii = radii(real, k) if real_radii is None else np.asarray(real_radii)
-    if real_radii.shape != (len(real),):
-        raise ValueError(f"{len(real)} samples have radii of shape {real_radii.shape}")
-    fake_radii = radii(fake, k)
-
     (x, y), scale = _scaled(real, fake)
-    r, s = (((v / scale) ** 2).astype(np.float32) for v in (real_radii, fake_radii))
-    balls, _ = jax.device_get(_inside(y, s, x, r))  # of the real ones, around each fake
-    fake_balls, fakes = jax.device_get(_inside(x, r, y, s))
+    real_squares = _nearest(x, k) if real_radii is None else (np.asarray(real_radii) / scale) ** 2
+    if real_squares.shape != (len(real),):
+        raise ValueError(f"{len(real)} samples have radii of shape {real_squares.shape}")
+    fake_squares = _nearest(y, k)
+
+    balls, covered, recalled = np.zeros(len(y), int), 0, 0  # balls: real ones around each fake
+    for block, distances, error in _squares(x, y):
+        inside = _inside(x[block], y, distances, error, real_squares[block, None])
+        balls += inside.sum(axis=0)
+        covered += inside.any(axis=1).sum()
+        recalled += _inside(x[block], y, distances, error, fake_squares).any(axis=1).sum()
     return Shares(
         precision=float(np.mean(balls > 0)),
-        recall=float(np.mean(fake_balls > 0)),
+        recall=float(recalled / len(x)),
         density=float(np.mean(balls) / k),
-        coverage=float(np.mean(fakes > 0)),
+        coverage=float(covered / len(x)),
     )
 
 
 def _scaled(*sets) -> tuple[list[np.ndarray], float]:
-    """Sets in float32 around the first one's mean, in units of their largest coordinate."""
-    mean = sets[0].mean(axis=0, dtype=np.float64)
-    centred = [x - mean for x in sets]
-    scale = max(np.abs(x).max(initial=0.0) for x in centred) or 1.0
-    return [(x / scale).astype(np.float32) for x in centred], float(scale)
+    """Sets in float64 around the first one's mean, in units of a power of two above them all.
 
-
-def _squares(x, norms, point):
-    """Squared distances from a point [d] to all x [count, d], and their rounding errors."""
-    sizes = jnp.sum(point * point) + norms
-    # Mapped over points, this order is a product of matrices and twice as fast as x @ point.
-    products = jnp.matmul(point[None], x.T, precision="highest")[0]
-    return sizes - 2.0 * products, 1e-6 * sizes
-
-
-@partial(jax.jit, static_argnums=1)
-def _smallest_squares(x, count):
-    """The smallest squared distances within x, increasing: [len(x), count]."""
-    norms = jnp.sum(x * x, axis=1)
-
-    def row(point):
-        return -jax.lax.top_k(-_squares(x, norms, point)[0], count)[0]
-
-    return jax.lax.map(row, x, batch_size=_ROWS)
-
-
-@jax.jit
-def _inside(points, own, centres, squares):
-    """For each point: how many centres' balls hold it, and how many centres its own ball holds.
-
-    `own` [points] and `squares` [centres] are the squared radii of their balls.
+    Whatever the other sets are, equal rows are equal and the same rows equally far apart.
     """
-    norms = jnp.sum(centres * centres, axis=1)
+    sets = [finite_rows(x).astype(np.float64) for x in sets]
+    centred = [x - sets[0].mean(axis=0) for x in sets]
+    scale = 2.0 ** np.frexp(max(np.abs(x).max(initial=0.0) for x in centred))[1]
+    return [x / scale for x in centred], float(scale)
 
-    def row(arguments):
-        point, mine = arguments
-        distance, error = _squares(centres, norms, point)
-        distance -= error
-        return jnp.sum(distance <= squares), jnp.sum(distance <= mine)
 
-    return jax.lax.map(row, (points, own), batch_size=_ROWS)
+def _squares(x, y):
+    """Squared distances by a product of matrices, and what they may be off by, in blocks of x."""
+    norms = np.sum(y * y, axis=1)
+    for start in range(0, len(x), _ROWS):
+        block = slice(start, start + _ROWS)
+        sizes = np.sum(x[block] ** 2, axis=1)[:, None]
+        distances = (-2.0 * x[block]) @ y.T
+        distances += sizes
+        distances += norms
+        yield block, distances, 1e-13 * (sizes.max() + norms.max())
+
+
+def _nearest(x, k):
+    """Squared distance from each row to its k-th nearest other one."""
+    if not 1 <= k < len(x):
+        raise ValueError(f"neighbour {k} of {len(x)} samples does not exist")
+    count = min(k + 8, len(x))  # with itself, and some more in case the products confuse them
+    squares = np.empty(len(x))
+    for block, distances, _ in _squares(x, x):
+        near = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        exact = np.sum((x[block, None] - x[near]) ** 2, axis=2)
+        squares[block] = np.partition(exact, k, axis=1)[:, k]
+    return squares
+
+
+def _inside(x, y, distances, error, squares):
+    """Which distances [len(x), len(y)] are below a radius; where the products can't tell, by hand.
+
+    `squares` are the squared radii of either x's or y's balls, so that they broadcast.
+    """
+    inside = distances < squares - error
+    unsure = np.flatnonzero(inside ^ (distances <= squares + error))
+    squares = np.broadcast_to(squares, inside.shape)
+    for some in np.array_split(unsure, 1 + unsure.size * y.shape[1] // 2**24):
+        i, j = np.divmod(some, len(y))
+        exact = np.sum((x[i] - y[j]) ** 2, axis=1)
+        # A radius has been rounded as well, and ends at a sample.
+        inside[i, j] = (exact < (1 - 1e-12) * squares[i, j]) | (exact == 0)
+    return inside
