@@ -75,6 +75,26 @@ def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
     assert int(after.step) == 1
 
 
+def test_every_field_of_the_loss_reaches_the_objective(config):
+    loss = config.loss
+    loss.beta, loss.annealing_epochs, loss.compression, loss.compressed_angles = 0.3, 7, "half", 2
+    loss.angle_gain, loss.radius_gain, loss.eps, loss.variance_eps = 2.0, 3.0, 0.01, 0.02
+    made = train.objective(config)
+    assert (made.beta, made.annealing_epochs) == (np.float32(0.3), 7)
+    diagonal = 1 / np.sqrt([4, 3, 2])
+    np.testing.assert_allclose(made.spec.mean_target[0], [*diagonal[:2], 0, 2], rtol=1e-6)
+    np.testing.assert_allclose(made.spec.spread_target[0], [*diagonal, 0], rtol=1e-6)
+    assert made.spec.term_gains == (2.0, 3.0, 2.0, 3.0)
+    np.testing.assert_allclose((made.spec.eps, made.spec.variance_eps), (0.01, 0.02), rtol=1e-6)
+    loss.mean_target, loss.spread_target = 0.25, 0.1
+    made = train.objective(config)
+    np.testing.assert_allclose(made.spec.mean_target[0], [0.25, 0.25, 0, 2], rtol=1e-6)
+    np.testing.assert_allclose(made.spec.spread_target[0], [0.1, 0.1, diagonal[2], 0], rtol=1e-6)
+    loss.spec, loss.std_radius = "published", 0.5
+    radii = train.objective(config).spec.mean_target[:, -1]
+    np.testing.assert_allclose(radii, [3.5**0.5, 0.5 * 3.5**0.5], rtol=1e-6)
+
+
 def test_scan_and_steps_give_the_same_numbers(config):
     by_scan, by_steps = (run_epochs(config, 2, scan) for scan in (True, False))
     assert int(by_scan.step) == int(by_steps.step) == 12
@@ -189,6 +209,7 @@ def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypat
         pass
 
     def flipped(images, key, *, flip):
+        assert flip
         keys.append(key)
         return images
 
