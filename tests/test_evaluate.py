@@ -194,7 +194,7 @@ READABLE = evaluation.Inference(
 def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
     """Classes differ in the first latent (-2, 2), splits in the last one (2 in training, -2)."""
     rng = np.random.default_rng(0)
-    labels = {"train": np.repeat([0, 1], [25, 15]), "test": np.arange(30) % 2}
+    labels = {"train": np.repeat([0, 1], [25, 15]), "test": np.minimum(np.arange(30) % 3, 1)}
     images = {}
     for name, centre in (("train", 2.0), ("test", -2.0)):
         z = 0.4 * rng.normal(size=(len(labels[name]), 4))
@@ -204,7 +204,7 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
     dataset = data.Dataset("toy", images["train"], labels["train"], images["test"], labels["test"])
     config.loss.kind = "standard"
     config.sample.fit_split = split
-    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn", "probe")
+    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn", "probe", "latents")
     judged = []
     monkeypatch.setattr(evaluation, "feature_networks", lambda *_: ["network"])
     monkeypatch.setattr(
@@ -222,6 +222,9 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
     kl = 0.5 * np.mean(np.sum(mean**2 + 0.04 - np.log(0.04) - 1, axis=1))
     np.testing.assert_allclose(numbers["kl"], kl, rtol=1e-5)
     assert numbers["knn_accuracy"] == numbers["linear_probe_accuracy"] == 1.0
+    assert numbers["latents"]["overlap_within"] > numbers["latents"]["overlap_between"] + 0.5
+    np.testing.assert_array_equal(found.arrays["test_labels"], labels["test"])
+    np.testing.assert_array_equal(found.arrays["test_mean"], mean)
     assert (numbers["epoch"], numbers["test_images"], numbers["sample_count"]) == (2, 30, 30)
 
     (sets,) = judged

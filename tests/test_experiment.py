@@ -105,18 +105,23 @@ def test_metrics_are_those_of_the_model(config, uninterrupted):
     np.testing.assert_allclose(numbers["mse_sum"], np.mean(errors), rtol=1e-4)
 
 
-def test_training_is_given_the_train_split(config, tmp_path, monkeypatch):
+def test_training_is_given_the_train_split_and_the_seed(config, tmp_path, monkeypatch):
+    config.seed = 3
+
     class Given(Exception):
         pass
 
     def given(programs, objective, state, images, **_):
-        raise Given(np.asarray(images))
+        raise Given(np.asarray(images), state.key)
 
     monkeypatch.setattr(experiment, "_compiled", lambda programs, *_, **__: programs)
     monkeypatch.setattr(train, "train_epoch", given)
     with pytest.raises(Given) as caught:
         experiment.train_and_evaluate(config, tmp_path)
-    np.testing.assert_array_equal(caught.value.args[0], data.load(config.data.name).train_images)
+    images, key = caught.value.args
+    np.testing.assert_array_equal(images, data.load(config.data.name).train_images)
+    _, expected = jax.random.split(jax.random.key(3))
+    np.testing.assert_array_equal(key, jax.random.key_data(expected))
 
 
 def test_an_epochs_row_is_the_mean_over_its_steps():
