@@ -2,8 +2,8 @@
 
     python tests/mutants.py [WORD ...]
 
-Runs the bugs whose name holds one of the words, or all of them (20 minutes on two cores). Exits
-with 1 if a bug survives, and with 2 if a text or a test is not where it is looked for.
+Runs the bugs whose file or name holds one of the words, or all of them (20 minutes on two cores).
+Exits with 1 if a bug survives, and with 2 if a text or a test is not where it is looked for.
 """
 
 import os
@@ -173,13 +173,23 @@ test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
 
 train.py: relative beta ignored
 test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
-- state.beta_scale * growth
-+ growth
+- objective.beta * state.beta_scale
++ objective.beta
 
 train.py: relative beta twice
 test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
-- state.beta_scale * growth
-+ state.beta_scale**2 * growth
+- objective.beta * state.beta_scale
++ objective.beta * state.beta_scale**2
+
+train.py: relative beta from the start
+test_experiment.py::test_beta_relative_to_the_first_epoch
+- jnp.where(epoch == 1, 1.0, beta)
++ jnp.where(epoch == 0, 1.0, beta)
+
+train.py: Adam's epsilon ignored
+test_train.py::test_gradients_are_clipped_before_adam_sees_them
+- eps=train.adam_eps
++ eps=1e-8
 
 train.py: terms always at the first place
 test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
@@ -218,8 +228,13 @@ test_train.py::test_every_field_of_the_loss_reaches_the_objective
 
 train.py: compression of the config ignored
 test_train.py::test_every_field_of_the_loss_reaches_the_objective
-- compression=loss.compression
-+ compression="full"
+- compression=loss.compression,
++ compression="full",
+
+train.py: std_angle_gain of the config ignored
+test_train.py::test_every_field_of_the_loss_reaches_the_objective
+- std_angle_gain=loss.std_angle_gain
++ std_angle_gain=500_000.0
 
 train.py: epsilons of the config swapped
 test_train.py::test_every_field_of_the_loss_reaches_the_objective
@@ -333,8 +348,8 @@ test_evaluate.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
 
 evaluate.py: BatchNorm of the batch when judging
 test_experiment.py::test_metrics_are_those_of_the_model
-- batches.prepare(split(images))))
-+ batches.prepare(split(images))), train=True)
+- by_batch = batch_norm ==
++ by_batch = batch_norm !=
 
 evaluate.py: test error averaged over pixels
 test_experiment.py::test_metrics_are_those_of_the_model
@@ -508,8 +523,8 @@ test_checkpoints.py::test_arrays_of_one_shape_are_not_confused
 
 experiment.py: trained on the test split
 test_experiment.py::test_training_is_given_the_train_split_and_the_seed
-- images = run.dataset.train_images
-+ images = run.dataset.test_images
+- devices.replicate(jnp.asarray(images))
++ devices.replicate(jnp.asarray(run.dataset.test_images))
 
 experiment.py: seed ignored
 test_experiment.py::test_training_is_given_the_train_split_and_the_seed
@@ -580,9 +595,11 @@ def first_failure(copy: Path, tests: Iterable[str]) -> str | None:
 
 def main(words: list[str]) -> int:
     """Prints a line a bug; returns how many survive, at most 1."""
-    bugs = [b for b in parsed(BUGS) if not words or any(word in b.name for word in words)]
+    bugs = parsed(BUGS)
+    if words:
+        bugs = [b for b in bugs if any(word in f"{b.file}: {b.name}" for word in words)]
     if not bugs:
-        print(f"no bug's name holds {' or '.join(words)}", file=sys.stderr)
+        print(f"no bug's file or name holds {' or '.join(words)}", file=sys.stderr)
         return 2
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:

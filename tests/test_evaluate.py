@@ -206,12 +206,13 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
     config.sample.fit_split = split
     config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn", "probe", "latents")
     judged = []
-    monkeypatch.setattr(evaluation, "feature_networks", lambda *_: ["network"])
+    network = features.FeatureNetwork("toy", None, {})
+    monkeypatch.setattr(evaluation, "feature_networks", lambda *_: [network])
     monkeypatch.setattr(
         generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
     )
-    run, state = SimpleNamespace(steps=6, shape=(2, 2, 1)), SimpleNamespace(step=12)
-    found = evaluation.evaluate(config, run, READABLE, state, dataset)
+    run = SimpleNamespace(config=train.static(config), steps=6, shape=(2, 2, 1))
+    found = evaluation.evaluate(config, run, READABLE, SimpleNamespace(step=12), dataset)
 
     numbers, mean = found.numbers, latents_of(images["test"])
     error = np.abs(mean[:, 0]).mean()

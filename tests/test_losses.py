@@ -227,9 +227,7 @@ def test_published_spec_has_every_constant_of_the_code(compression, std_radius):
             part = (location[-1] - std_radius * radius_target) ** 2
             part += g(spread[-1] / math.sqrt(0.5))
         expected[f"{name}_radius"] = 50 * part
-    spec = losses.published_spec(
-        n, compression, std_radius=std_radius, std_angle_gain=50_000.0
-    )
+    spec = losses.published_spec(n, compression, std_radius=std_radius, std_angle_gain=50_000.0)
     terms = losses.spherical_kl(mean, std, spec)
     for name in TERMS:
         np.testing.assert_allclose(getattr(terms, name), expected[name], rtol=1e-4)

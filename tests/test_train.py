@@ -90,9 +90,11 @@ def test_every_field_of_the_loss_reaches_the_objective(config):
     made = train.objective(config)
     np.testing.assert_allclose(made.spec.mean_target[0], [0.25, 0.25, 0, 2], rtol=1e-6)
     np.testing.assert_allclose(made.spec.spread_target[0], [0.1, 0.1, diagonal[2], 0], rtol=1e-6)
-    loss.spec, loss.std_radius = "published", 0.5
-    radii = train.objective(config).spec.mean_target[:, -1]
-    np.testing.assert_allclose(radii, [3.5**0.5, 0.5 * 3.5**0.5], rtol=1e-6)
+    loss.spec, loss.std_radius, loss.std_angle_gain = "published", 0.5, 9.0
+    made = train.objective(config)
+    radii = [3.5**0.5, 0.5 * 3.5**0.5]
+    np.testing.assert_allclose(made.spec.mean_target[:, -1], radii, rtol=1e-6)
+    assert made.spec.term_gains.std_angles == 9.0
 
 
 def test_scan_and_steps_give_the_same_numbers(config):
@@ -227,7 +229,7 @@ def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypat
 
 def test_gradients_are_clipped_before_adam_sees_them(config):
     """Adam by hand, on gradients of norm 50 and 0.5 cut to 1; and a decay from step 6 on."""
-    config.train.gradient_clip = 1.0
+    config.train.gradient_clip, config.train.adam_eps = 1.0, 0.1
     config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
     optimizer = train.build(train.static(config), (6, 10, 1), 44).optimizer
     given = np.array([[30.0, -40.0], [0.3, 0.4]] * 4)
@@ -238,7 +240,7 @@ def test_gradients_are_clipped_before_adam_sees_them(config):
         weights = optax.apply_updates(weights, updates)
         gradient = gradient / max(1.0, np.linalg.norm(gradient))
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
-        size = np.sqrt(square / (1 - 0.999 ** (i + 1))) + 1e-8
+        size = np.sqrt(square / (1 - 0.999 ** (i + 1))) + 0.1
         rate = 1e-3 if i < 6 else 0.5e-3
         expected = expected - rate * mean / (1 - 0.9 ** (i + 1)) / size
         np.testing.assert_allclose(weights, expected, rtol=1e-4)
