@@ -43,6 +43,13 @@ def test_the_newest_comes_back_and_the_last_two_are_kept(saved):
     assert not (saved.parent / "checkpoints-damaged").exists()
 
 
+def test_arrays_of_one_shape_are_not_confused(tmp_path):
+    arrays = [jnp.int32(i) for i in range(12)]
+    with Checkpoints(tmp_path / "many", keep=1) as checkpoints:
+        checkpoints.save(1, arrays)
+        assert checkpoints.restore([jnp.int32(0)] * 12) == arrays
+
+
 def test_nothing_to_restore(tmp_path):
     with Checkpoints(tmp_path / "none", keep=1) as checkpoints:
         assert checkpoints.restore(tree(0.0)) is None

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ from hsjax import data, experiment, figures, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import UserError
-from hsjax.metrics import features
+from hsjax.metrics import features, generation
+from hsjax.metrics.kid import kernel_distance
 from hsjax.metrics.latents import READING
+from hsjax.models import Latent
 from hsjax.samplers import SAMPLERS
 
 COLUMNS = ("to_test", "to_reconstructions", "kid", "precision", "recall", "density", "coverage")
@@ -165,6 +168,113 @@ def test_distances_are_those_of_the_saved_images(whole, config):
         nuclear(extract(rounded), reconstructions),
         rtol=1e-2,
     )
+
+
+def latents_of(images):
+    """The four values of a 2x2 image as latents, 32 levels a unit."""
+    return (np.reshape(images, (len(images), 4)).astype(np.float32) - 128) / 32
+
+
+def images_of(z):
+    return np.reshape(128 + 32 * np.asarray(z), (len(z), 2, 2, 1)) / 255
+
+
+# A model that can be read: μ of an image are its values, σ is 0.2 and the decoder undoes μ. The
+# error is that of z, and for each image the size of its first latent besides.
+READABLE = evaluation.Inference(
+    encode=lambda _, images: Latent(latents_of(images), np.full((len(images), 4), np.log(0.04))),
+    decode=lambda _, z: images_of(z),
+    errors=lambda _, images, z: (
+        abs(latents_of(images)[:, 0]) + np.sum((latents_of(images) - z) ** 2, axis=1)
+    ),
+)
+
+
+@pytest.mark.parametrize(("split", "last"), [("train", 2.0), ("test", -2.0)])
+def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
+    """Classes differ in the first latent (-2, 2), splits in the last one (2 in training, -2)."""
+    rng = np.random.default_rng(0)
+    labels = {"train": np.repeat([0, 1], [25, 15]), "test": np.minimum(np.arange(30) % 3, 1)}
+    images = {}
+    for name, centre in (("train", 2.0), ("test", -2.0)):
+        z = 0.4 * rng.normal(size=(len(labels[name]), 4))
+        z[:, 0] += 4 * labels[name] - 2
+        z[:, 3] += centre
+        images[name] = np.rint(255 * images_of(z)).astype(np.uint8)
+    dataset = data.Dataset("toy", images["train"], labels["train"], images["test"], labels["test"])
+    config.loss.kind = "standard"
+    config.sample.fit_split = split
+    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn", "probe", "latents")
+    judged = []
+    network = features.FeatureNetwork("toy", None, {})
+    monkeypatch.setattr(evaluation, "feature_networks", lambda *_: [network])
+    monkeypatch.setattr(
+        generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
+    )
+    run = SimpleNamespace(config=train.static(config), steps=6, shape=(2, 2, 1))
+    found = evaluation.evaluate(config, run, READABLE, SimpleNamespace(step=12), dataset)
+
+    numbers, mean = found.numbers, latents_of(images["test"])
+    error = np.abs(mean[:, 0]).mean()
+    np.testing.assert_allclose(numbers["mse_sum"], error, rtol=1e-5)
+    np.testing.assert_allclose(numbers["mse_per_value_x1000"], 1000 * error / 4, rtol=1e-5)
+    noise = numbers["mse_sum_sampled_z"] - error  # of σ² χ² with 4 degrees of freedom, averaged
+    assert abs(noise - 4 * 0.2**2) < 4 * 0.2**2 * 8**0.5 / 30**0.5
+    kl = 0.5 * np.mean(np.sum(mean**2 + 0.04 - np.log(0.04) - 1, axis=1))
+    np.testing.assert_allclose(numbers["kl"], kl, rtol=1e-5)
+    assert numbers["knn_accuracy"] == numbers["linear_probe_accuracy"] == 1.0
+    assert numbers["latents"]["overlap_within"] > numbers["latents"]["overlap_between"] + 0.5
+    np.testing.assert_array_equal(found.arrays["test_labels"], labels["test"])
+    np.testing.assert_array_equal(found.arrays["test_mean"], mean)
+    assert (numbers["epoch"], numbers["test_images"], numbers["sample_count"]) == (2, 30, 30)
+
+    (sets,) = judged
+    np.testing.assert_array_equal(sets.test, images["test"])
+    np.testing.assert_array_equal(sets.reconstructions, images["test"])
+    trained = set(map(bytes, images["train"]))
+    chosen = list(map(bytes, sets.train_reconstructions))
+    assert len(chosen) == 30
+    assert set(chosen) <= trained
+    (samples,) = sets.samples.values()
+    assert abs(latents_of(samples)[:, 3].mean() - last) < 0.4  # fitted to this split's means
+    for column, place in ((0, 0), (-1, 1)):
+        ends = images["test"][place:16:2].astype(int)
+        assert np.abs(found.interpolations[:, column] - ends).max() <= 1
+
+
+def test_each_comparison_is_of_the_sets_that_it_names():
+    """Samples are ten of the test images, six times each: all real, and a sixth of what is real."""
+    rng = np.random.default_rng(0)
+    sets = {
+        name: rng.integers(low, low + 100, (60, 2, 2, 1), dtype=np.uint8)
+        for name, low in (("test", 0), ("reconstructions", 30), ("train_reconstructions", 70))
+    }
+    samples = np.tile(sets["test"][:10], (6, 1, 1, 1))
+
+    def extract(images):
+        return images.reshape(len(images), 4) / np.float32(32)
+
+    network = features.FeatureNetwork("toy", extract, {})
+    judged = generation.Sets(**sets, samples={"some": samples})
+    numbers = generation.judge(network, judged, ("frechet", "kid", "prdc"))
+    test, reconstructions, trained = map(extract, sets.values())
+    row, some = numbers["samplers"]["some"], extract(samples)
+    expected = nuclear(reconstructions, test)
+    np.testing.assert_allclose(numbers["reconstructions_to_test"], expected, rtol=1e-6)
+    between = nuclear(trained, reconstructions)
+    assert any(np.isclose(x, between) for x in numbers.values() if isinstance(x, float))
+    np.testing.assert_allclose(row["to_test"], nuclear(some, test), rtol=1e-6)
+    np.testing.assert_allclose(row["to_reconstructions"], nuclear(some, reconstructions), rtol=1e-6)
+    np.testing.assert_allclose(row["kid"], kernel_distance(some, test)[0], rtol=1e-6)
+    assert (row["precision"], row["recall"]) == (1.0, 10 / 60)
+
+
+def test_images_are_clipped_and_rounded_as_a_file_would_hold_them():
+    levels = np.array([-300.0, -0.4, 0.4, 0.6, 127.4, 254.6, 255.4, 900.0], np.float32)
+    model = evaluation.Inference(None, lambda _, z: (levels / 255)[z][:, None, None, None], None)
+    images = evaluation.decode(model, None, np.arange(8), 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 0, 0, 1, 127, 255, 255, 255])
 
 
 def test_a_samplers_numbers_depend_on_nothing_but_it(whole, config):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -104,6 +105,30 @@ def test_metrics_are_those_of_the_model(config, uninterrupted):
         errors.append(np.sum((image / 255.0 - output) ** 2))
     numbers = json.loads((workdir / "metrics.json").read_text())
     np.testing.assert_allclose(numbers["mse_sum"], np.mean(errors), rtol=1e-4)
+
+
+def test_training_is_given_the_train_split_and_the_seed(config, tmp_path, monkeypatch):
+    config.seed = 3
+
+    class Given(Exception):
+        pass
+
+    def given(programs, objective, state, images, **_):
+        raise Given(np.asarray(images), state.key)
+
+    monkeypatch.setattr(experiment, "_compiled", lambda programs, *_, **__: programs)
+    monkeypatch.setattr(train, "train_epoch", given)
+    with pytest.raises(Given) as caught:
+        experiment.train_and_evaluate(config, tmp_path)
+    images, key = caught.value.args
+    np.testing.assert_array_equal(images, data.load(config.data.name).train_images)
+    _, expected = jax.random.split(jax.random.key(3))
+    np.testing.assert_array_equal(key, jax.random.key_data(expected))
+
+
+def test_an_epochs_row_is_the_mean_over_its_steps():
+    history = {"mse": np.array([1.0, 2.0, 6.0, 99.0])}
+    assert experiment._averages(SimpleNamespace(history=history), 3) == {"mse": 3.0}
 
 
 @pytest.mark.parametrize(("loop", "calls"), [("steps", 2), ("steps", 9), ("scan", 1)])

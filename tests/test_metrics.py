@@ -332,6 +332,25 @@ def test_probe_finds_a_plane_whatever_the_units():
     assert linear_probe_accuracy(*split) == linear_probe_accuracy(*split)
 
 
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_neighbours_vote_as_in_a_naive_loop(k):
+    bank, queries = normal(60, 3), normal(200, 3, seed=1)
+    labels = np.random.default_rng(2).integers(0, 2, 260)
+    votes = []
+    for query in queries:
+        nearest = np.argsort(np.linalg.norm(bank - query, axis=1))[:k]
+        votes.append(np.bincount(labels[:60][nearest]).argmax())  # a tie goes to the lower label
+    share = np.mean(votes == labels[60:])
+    assert knn_accuracy(bank, labels[:60], queries, labels[60:], k) == share
+
+
+def test_probe_has_not_seen_the_queries():
+    """Labels at random, as many coordinates as queries: who fits those knows them by heart."""
+    labels = np.random.default_rng(0).integers(0, 2, 260)
+    x = normal(260, 60)
+    assert linear_probe_accuracy(x[60:], labels[60:], x[:60], labels[:60]) < 0.75
+
+
 def test_neighbours_find_classes_that_no_plane_divides():
     x = normal(1200, 2)
     labels = (x[:, 0] > 0) ^ (x[:, 1] > 0)

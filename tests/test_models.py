@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.signal import correlate
 
-from hsjax.models import VAE
+from hsjax.models import VAE, Latent
 
 
 def parameters(model):
@@ -38,6 +39,89 @@ def test_latents_parameters_and_statistics_are_float32(dtype):
     assert {x.dtype for x in jax.tree.leaves(arrays)} == {jnp.dtype(jnp.float32)}
     inner = model.encoder.stem(jnp.ones((2, 8, 8, 1)))
     assert inner.dtype == dtype
+
+
+def test_sigma_is_the_root_of_the_variance():
+    variance = np.array([[0.25, 1.0, 9.0]], np.float32)
+    np.testing.assert_allclose(Latent(variance, np.log(variance)).std, [[0.5, 1.0, 3.0]], rtol=1e-6)
+
+
+class ByLoop:
+    """The network in evaluation mode, an image at a time, in float64 NumPy."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays  # by path
+
+    def conv(self, x, name):
+        kernel = self.arrays[f"{name}.kernel"]
+        parts = [
+            sum(correlate(x[..., c], kernel[..., c, k], "same") for c in range(x.shape[-1]))
+            for k in range(kernel.shape[-1])
+        ]
+        return np.stack(parts, axis=-1) + self.arrays.get(f"{name}.bias", 0.0)
+
+    def norm(self, x, name):
+        mean, var, scale, bias = (
+            self.arrays[f"{name}.{part}"] for part in ("mean", "var", "scale", "bias")
+        )
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    def block(self, x, name):
+        y = leaky(self.norm(self.conv(x, f"{name}.conv1"), f"{name}.norm1"))
+        y = self.norm(self.conv(y, f"{name}.conv2"), f"{name}.norm2")
+        return leaky(y + (self.conv(x, f"{name}.skip") if x.shape != y.shape else x))
+
+    def linear(self, x, name):
+        return x.ravel() @ self.arrays[f"{name}.kernel"] + self.arrays[f"{name}.bias"]
+
+    def encode(self, x):
+        x = halved(leaky(self.norm(self.conv(x, "encoder.stem"), "encoder.norm")))
+        x = halved(self.block(x, "encoder.blocks.0"))
+        return self.linear(self.block(x, "encoder.last"), "encoder.head")
+
+    def decode(self, z, shape):
+        x = leaky(self.norm(self.linear(z, "decoder.head"), "decoder.norm")).reshape(shape)
+        for i in range(2):
+            x = self.block(x, f"decoder.blocks.{i}").repeat(2, axis=0).repeat(2, axis=1)
+        return 1 / (1 + np.exp(-self.conv(self.block(x, "decoder.last"), "decoder.out")))
+
+
+def leaky(x):
+    return np.where(x > 0, x, 0.2 * x)
+
+
+def halved(x):
+    return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+
+
+def test_the_network_is_that_of_a_float64_loop():
+    """With random running statistics, and latents that are projected and then scaled."""
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: VAE((8, 12, 2), 3, (3, 5), project=True, rngs=nnx.Rngs(0)))
+    )
+    rng = np.random.default_rng(0)
+
+    def filled(path, x):
+        is_variance = "var" in jax.tree_util.keystr(path)
+        draw = rng.uniform(0.5, 1.5, x.shape) if is_variance else rng.normal(0, 0.4, x.shape)
+        return jnp.asarray(draw, x.dtype)
+
+    state = jax.tree_util.tree_map_with_path(filled, state)
+    arrays = {
+        ".".join(map(str, path)): np.asarray(x[...], np.float64)
+        for path, x in nnx.to_flat_state(state)
+    }
+    images = rng.uniform(size=(3, 8, 12, 2)).astype(np.float32)
+    z = rng.normal(size=(3, 3)).astype(np.float32)
+    model = nnx.merge(graph, state)
+    mean, log_variance = jax.jit(lambda x: tuple(model.encode(x)))(images)
+    outputs = jax.jit(lambda z: model.decode(z, scale=2.0))(z)
+    loop = ByLoop(arrays)
+    for i in range(3):
+        expected = np.split(loop.encode(images[i].astype(np.float64)), 2)
+        np.testing.assert_allclose((mean[i], log_variance[i]), expected, rtol=1e-4, atol=1e-5)
+        on_sphere = 2.0 * 3**0.5 * z[i] / np.linalg.norm(z[i])
+        np.testing.assert_allclose(outputs[i], loop.decode(on_sphere, (2, 3, 5)), rtol=1e-4)
 
 
 def test_projected_model_decodes_the_direction_alone():

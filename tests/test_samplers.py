@@ -70,6 +70,22 @@ def test_mixture_finds_clusters_that_one_gaussian_bridges():
     assert np.median(distance(draw("projected_gaussian", x, 2000))) > 1.5
 
 
+def test_a_mixture_draws_each_cluster_as_often_as_it_is_met():
+    rng = np.random.default_rng(0)
+    centres = np.where(rng.random(3000) < 0.9, 3.0, -3.0)
+    x = rng.normal(size=(3000, 4)) * 0.3
+    x[:, 0] += centres
+    z = draw("projected_gmm", x.astype(np.float32), 5000)
+    assert abs(np.mean(z[:, 0] > 0) - np.mean(centres > 0)) < 0.03
+
+
+@pytest.mark.parametrize("name", ["vmf", "projected_gaussian", "projected_gmm", "angles"])
+def test_the_radius_is_the_mean_of_the_embeddings(name):
+    radii = np.where(np.arange(200) < 150, 1.0, 5.0)
+    x = embeddings(200) / 6**0.5 * radii[:, None]
+    np.testing.assert_allclose(SAMPLERS[name].fit(x).radius, 2.0, rtol=1e-4)
+
+
 def test_angles_have_the_marginals_of_the_embeddings():
     rng = np.random.default_rng(1)
     # Two islands in the first angle, and a last angle around π, where atan2 is cut.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import tiny_config
 
 from hsjax import data, losses, train
 from hsjax.config import UserError
@@ -74,6 +75,28 @@ def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
     assert int(after.step) == 1
 
 
+def test_every_field_of_the_loss_reaches_the_objective(config):
+    loss = config.loss
+    loss.beta, loss.annealing_epochs, loss.compression, loss.compressed_angles = 0.3, 7, "half", 2
+    loss.angle_gain, loss.radius_gain, loss.eps, loss.variance_eps = 2.0, 3.0, 0.01, 0.02
+    made = train.objective(config)
+    assert (made.beta, made.annealing_epochs) == (np.float32(0.3), 7)
+    diagonal = 1 / np.sqrt([4, 3, 2])
+    np.testing.assert_allclose(made.spec.mean_target[0], [*diagonal[:2], 0, 2], rtol=1e-6)
+    np.testing.assert_allclose(made.spec.spread_target[0], [*diagonal, 0], rtol=1e-6)
+    assert made.spec.term_gains == (2.0, 3.0, 2.0, 3.0)
+    np.testing.assert_allclose((made.spec.eps, made.spec.variance_eps), (0.01, 0.02), rtol=1e-6)
+    loss.mean_target, loss.spread_target = 0.25, 0.1
+    made = train.objective(config)
+    np.testing.assert_allclose(made.spec.mean_target[0], [0.25, 0.25, 0, 2], rtol=1e-6)
+    np.testing.assert_allclose(made.spec.spread_target[0], [0.1, 0.1, diagonal[2], 0], rtol=1e-6)
+    loss.spec, loss.std_radius, loss.std_angle_gain = "published", 0.5, 9.0
+    made = train.objective(config)
+    radii = [3.5**0.5, 0.5 * 3.5**0.5]
+    np.testing.assert_allclose(made.spec.mean_target[:, -1], radii, rtol=1e-6)
+    assert made.spec.term_gains.std_angles == 9.0
+
+
 def test_scan_and_steps_give_the_same_numbers(config):
     by_scan, by_steps = (run_epochs(config, 2, scan) for scan in (True, False))
     assert int(by_scan.step) == int(by_steps.step) == 12
@@ -136,6 +159,91 @@ def test_learning_rate_decays_after_its_epochs_and_gradients_are_clipped(config)
     after = run_epochs(config, 1, False)
     for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def stepping(images_file):
+    """(state, step): a standard VAE's compiled step; 6 steps an epoch, 4 epochs of annealing."""
+    config = tiny_config(images_file)
+    config.loss.kind, config.loss.beta = "standard", 0.7
+    config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
+    experiment, state, images = start(config)
+    step = jax.jit(lambda s: train.train_step(experiment, train.objective(config), s, images[:8]))
+    return state, step
+
+
+def test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place(stepping):
+    state, step = stepping
+    state = state._replace(beta_scale=jnp.float32(3.0))
+    for done, epoch in ((0, 1), (5, 1), (6, 2), (23, 4), (33, 6)):
+        history = step(state._replace(step=jnp.int32(done))).history
+        beta = 0.7 * 3.0 * (min(epoch, 4) / 4) ** 0.5
+        for name, value in (("beta", beta), ("learning_rate", 1e-3 if epoch == 1 else 5e-4)):
+            row = np.zeros(6)
+            row[done % 6] = value
+            np.testing.assert_allclose(history[name], row, rtol=1e-6)
+
+
+def test_a_step_leaves_all_that_the_next_one_needs(stepping):
+    before, step = stepping
+    after = step(step(before))
+    statistics = (jax.tree.leaves(state.batch_stats) for state in (before, after))
+    assert all(np.any(a != b) for a, b in zip(*statistics, strict=True))
+    counts = [x for x in jax.tree.leaves(after.optimizer) if x.dtype == jnp.int32]
+    assert counts
+    assert all(count == 2 for count in counts)
+
+
+def test_the_same_images_are_seen_with_other_noise_in_every_step_and_epoch(stepping):
+    state, step = stepping
+    errors = [step(state._replace(step=jnp.int32(done))).history["mse"].sum() for done in range(13)]
+    assert len(set(map(float, errors))) == 13
+
+
+def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypatch):
+    """The keys that a step hands to whatever flips, and to the model."""
+    config.data.flip = True
+    experiment, state, images = start(config)
+    objective, keys = train.objective(config), []
+
+    class Enough(Exception):
+        pass
+
+    def flipped(images, key, *, flip):
+        assert flip
+        keys.append(key)
+        return images
+
+    def model(images, key, *, train):
+        keys.append(key)
+        raise Enough
+
+    monkeypatch.setattr(train.batches, "prepare", flipped)
+    monkeypatch.setattr(train.Experiment, "model", lambda *_: model)
+    for done in range(13):
+        at = state._replace(step=jnp.int32(done))
+        with pytest.raises(Enough):
+            train.train_step(experiment, objective, at, images[:8])
+    assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 2 * 13
+
+
+def test_gradients_are_clipped_before_adam_sees_them(config):
+    """Adam by hand, on gradients of norm 50 and 0.5 cut to 1; and a decay from step 6 on."""
+    config.train.gradient_clip, config.train.adam_eps = 1.0, 0.1
+    config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
+    optimizer = train.build(train.static(config), (6, 10, 1), 44).optimizer
+    given = np.array([[30.0, -40.0], [0.3, 0.4]] * 4)
+    weights = jnp.zeros(2)
+    state, mean, square, expected = optimizer.init(weights), 0.0, 0.0, np.zeros(2)
+    for i, gradient in enumerate(given):
+        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, weights)
+        weights = optax.apply_updates(weights, updates)
+        gradient = gradient / max(1.0, np.linalg.norm(gradient))
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        size = np.sqrt(square / (1 - 0.999 ** (i + 1))) + 0.1
+        rate = 1e-3 if i < 6 else 0.5e-3
+        expected = expected - rate * mean / (1 - 0.9 ** (i + 1)) / size
+        np.testing.assert_allclose(weights, expected, rtol=1e-4)
 
 
 def test_steps_stay_within_32_bits(config):

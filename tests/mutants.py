@@ -1,0 +1,627 @@
+"""Plausible bugs, one at a time in a copy of the package: does a test find each of them?
+
+    python tests/mutants.py [WORD ...]
+
+Runs the bugs whose file or name holds one of the words, or all of them (20 minutes on two cores).
+Exits with 1 if a bug survives, and with 2 if a text or a test is not where it is looked for.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+# A bug is four lines: a file of hsjax/ and the bug's name; the test that should find it; a text
+# that is in the file once; and what takes its place.
+BUGS = """
+models.py: sigma is the variance
+test_models.py::test_sigma_is_the_root_of_the_variance
+- exp(0.5 * self.
++ exp(self.
+
+models.py: z without sigma in training
+test_models.py::test_noise_comes_from_the_key_and_scales_with_sigma
+- latent.std * noise
++ noise
+
+models.py: BatchNorm of the batch when encoding
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- def encode(self, images: Array, *, train: bool = False
++ def encode(self, images, *, train=True
+
+models.py: BatchNorm of the batch when decoding
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- def decode(self, z: Array, *, train: bool = False
++ def decode(self, z: Array, *, train=True
+
+models.py: running statistics too quick
+test_models.py::test_running_statistics_follow_training_and_rule_evaluation
+- momentum=0.9
++ momentum=0.1
+
+models.py: no projection
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- coordinates.project(z) if self.project else z
++ z
+
+models.py: scale before the projection
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- scale * (coordinates.project(z)
++ (coordinates.project(scale * z)
+
+models.py: upsampling tiles the image
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- x[:, :, None, :, None], (b, h, 2, w, 2, c)
++ x[:, None, :, None], (b, 2, h, 2, w, c)
+
+models.py: pooling takes the maximum
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- nnx.avg_pool
++ nnx.max_pool
+
+models.py: another slope of the activation
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- leaky_relu(x, 0.2)
++ leaky_relu(x, 0.01)
+
+models.py: blocks without their skip
+test_models.py::test_the_network_is_that_of_a_float64_loop
+- x if self.skip is None
++ 0.0 if self.skip is None
+
+losses.py: error averaged over pixels
+test_losses.py::test_squared_error_sums_an_image_and_averages_the_batch
+- jnp.sum((x - reconstruction) ** 2) / x.shape[0]
++ jnp.mean((x - reconstruction) ** 2)
+
+losses.py: KL without the entropy
+test_losses.py::test_gaussian_kl_is_equation_1
+- jnp.expm1(log_variance) - log_variance
++ jnp.expm1(log_variance)
+
+losses.py: equation 3 with unbiased variance
+test_losses.py::test_cartesian_kl_is_equation_3_and_the_mean_distance_to_the_prior
+- jnp.var(x, 0)
++ jnp.var(x, 0, ddof=1)
+
+losses.py: biased variance of the statistics
+test_losses.py::test_batch_statistics_are_those_of_the_columns
+- ddof=1
++ ddof=0
+
+losses.py: gains from k = 2
+test_losses.py::test_paper_spec_is_equations_4_and_5
+- gain = jnp.append(lax.rsqrt(jnp.arange(1, n
++ gain = jnp.append(lax.rsqrt(jnp.arange(2, n + 1
+
+losses.py: "half" is one half
+test_losses.py::test_paper_spec_is_equations_4_and_5
+- "half": diagonal
++ "half": 0.5
+
+losses.py: variance for the spread
+test_losses.py::test_paper_spec_is_equations_4_and_5
+- (spread - spec.spread_target)
++ (variance - spec.spread_target)
+
+losses.py: terms in another order
+test_losses.py::test_paper_spec_is_equations_4_and_5
+- (angles[0], radius[0], angles[1], radius[1])
++ (angles[0], angles[1], radius[0], radius[1])
+
+losses.py: overall gains ignored
+test_losses.py::test_paper_spec_is_equations_4_and_5
+- sum(g * term for g,
++ sum(term for _,
+
+losses.py: annealing without an end
+test_losses.py::test_annealing
+- jnp.minimum(epoch, length)
++ epoch
+
+train.py: same noise in every step
+test_train.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
+- jax.random.fold_in(step_key, state.step)
++ step_key
+
+train.py: same noise in every epoch
+test_train.py::test_the_same_images_are_seen_with_other_noise_in_every_step_and_epoch
+- fold_in(step_key, state.step)
++ fold_in(step_key, state.step % experiment.steps)
+
+train.py: flips and noise from one key
+test_train.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
+- noise_key = jax.random.split(jax.random.fold_in(
++ noise_key = (lambda key: (key, key))(jax.random.fold_in(
+
+train.py: data.flip ignored
+test_train.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
+- flip=experiment.config.data.flip
++ flip=False
+
+train.py: same order in every epoch
+test_train.py::test_an_epoch_shows_every_image_and_the_next_another_order
+- jax.random.fold_in(epoch_key, epoch)
++ epoch_key
+
+train.py: clipping after Adam
+test_train.py::test_gradients_are_clipped_before_adam_sees_them
+- optimizer = optax.chain(
++ optimizer = (lambda *parts: optax.chain(*parts[::-1]))(
+
+train.py: decay an epoch late
+test_train.py::test_gradients_are_clipped_before_adam_sees_them
+- {e * steps:
++ {(e + 1) * steps:
+
+train.py: decay a step late
+test_train.py::test_gradients_are_clipped_before_adam_sees_them
+- {e * steps:
++ {e * steps + 1:
+
+train.py: annealing by steps
+test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+- state.step // experiment.steps + 1
++ state.step + 1
+
+train.py: relative beta ignored
+test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+- objective.beta * state.beta_scale
++ objective.beta
+
+train.py: relative beta twice
+test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+- objective.beta * state.beta_scale
++ objective.beta * state.beta_scale**2
+
+train.py: relative beta from the start
+test_experiment.py::test_beta_relative_to_the_first_epoch
+- jnp.where(epoch == 1, 1.0, beta)
++ jnp.where(epoch == 0, 1.0, beta)
+
+train.py: Adam's epsilon ignored
+test_train.py::test_gradients_are_clipped_before_adam_sees_them
+- eps=train.adam_eps
++ eps=1e-8
+
+train.py: terms always at the first place
+test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+- row.at[index]
++ row.at[0]
+
+train.py: loss without beta
+test_train.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
+- mse + beta *
++ mse +
+
+train.py: padding counted as error
+test_train.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
+- losses.squared_error(images, experiment.crop(output))
++ losses.squared_error(experiment.pad(images), output)
+
+train.py: running statistics lost
+test_train.py::test_a_step_leaves_all_that_the_next_one_needs
+- batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
++ batch_stats = state.batch_stats
+
+train.py: optimiser state lost in a step
+test_train.py::test_a_step_leaves_all_that_the_next_one_needs
+- updates, optimizer = experiment
++ optimizer, (updates, _) = state.optimizer, experiment
+
+train.py: angle_gain of the config ignored
+test_train.py::test_every_field_of_the_loss_reaches_the_objective
+- angle_gain=loss.angle_gain
++ angle_gain=1.0
+
+train.py: radius_gain is angle_gain
+test_train.py::test_every_field_of_the_loss_reaches_the_objective
+- radius_gain=loss.radius_gain
++ radius_gain=loss.angle_gain
+
+train.py: compression of the config ignored
+test_train.py::test_every_field_of_the_loss_reaches_the_objective
+- compression=loss.compression,
++ compression="full",
+
+train.py: std_angle_gain of the config ignored
+test_train.py::test_every_field_of_the_loss_reaches_the_objective
+- std_angle_gain=loss.std_angle_gain
++ std_angle_gain=500_000.0
+
+train.py: epsilons of the config swapped
+test_train.py::test_every_field_of_the_loss_reaches_the_objective
+- variance_eps=loss.variance_eps
++ variance_eps=loss.eps
+
+train.py: last batch dropped
+test_train.py::test_an_epoch_shows_every_image_and_the_next_another_order
+- epoch), count, batch_size)
++ epoch), count, batch_size)[:-1]
+
+batches.py: last batch filled up with one image
+test_batches.py::test_epoch_order_shows_every_image
+- order[: steps * batch_size - count]
++ 0 * order[: steps * batch_size - count]
+
+batches.py: images upside down
+test_batches.py::test_prepare_mirrors_about_half_of_the_images
+- images[..., ::-1, :]
++ images[..., ::-1, :, :]
+
+batches.py: a batch mirrored as one
+test_batches.py::test_prepare_mirrors_about_half_of_the_images
+- shape=images.shape[:-3]
++ shape=()
+
+batches.py: 256 levels for 255
+test_batches.py::test_prepare_scales_to_the_unit_interval
+- 1 / 255
++ 1 / 256
+
+batches.py: odd pixel before
+test_batches.py::test_pad_puts_the_odd_pixel_after
+- (e // 2, e - e // 2)
++ (e - e // 2, e // 2)
+
+batches.py: crop off by one
+test_batches.py::test_crop_undoes_pad
+- (images.shape[-3] - height) // 2
++ (images.shape[-3] - height + 1) // 2
+
+data.py: digits: splits overlap
+test_data.py::test_digits_are_scikit_learns_split_in_five
+- images[~test], digits.target[~test]
++ images, digits.target
+
+evaluate.py: z without sigma in the evaluation
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- test.std * noise
++ noise
+
+evaluate.py: fit_split swapped
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- fit_split == "train"
++ fit_split != "train"
+
+evaluate.py: training labels reversed
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- (bank, dataset.train_labels,
++ (bank, dataset.train_labels[::-1],
+
+evaluate.py: classes of other latents
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- latents.diagnostics(test.mean, labels)
++ latents.diagnostics(test.mean, labels[::-1])
+
+evaluate.py: colours of other latents
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- arrays["test_labels"] = labels
++ arrays["test_labels"] = labels[::-1]
+
+evaluate.py: training images judged
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- dataset.test_images, dataset.test_labels
++ dataset.train_images, dataset.train_labels
+
+evaluate.py: fitted to sigma
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- dataset.train_images, batch_size).mean
++ dataset.train_images, batch_size).std
+
+evaluate.py: reference of test images
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- bank[chosen]
++ test.mean[:count]
+
+evaluate.py: last batch's filler judged
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- mask=jnp.asarray(mask)
++ mask=None
+
+evaluate.py: error per row, not value
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- int(np.prod(experiment.shape))
++ experiment.shape[0]
+
+evaluate.py: interpolation backwards
+test_evaluate.py::test_what_is_judged_is_what_it_is_called
+- slerp(test.mean[a], test.mean[b]
++ slerp(test.mean[b], test.mean[a]
+
+evaluate.py: images cut, not rounded
+test_evaluate.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
+- np.rint(255.0 *
++ (255.0 *
+
+evaluate.py: images not clipped
+test_evaluate.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
+- np.clip(images, 0.0, 1.0)
++ images
+
+evaluate.py: BatchNorm of the batch when judging
+test_experiment.py::test_metrics_are_those_of_the_model
+- by_batch = batch_norm ==
++ by_batch = batch_norm !=
+
+evaluate.py: test error averaged over pixels
+test_experiment.py::test_metrics_are_those_of_the_model
+- jnp.sum((batches.prepare
++ jnp.mean((batches.prepare
+
+metrics/generation.py: KID to the reconstructions
+test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+- kernel_distance(samples, test)
++ kernel_distance(samples, reconstructions)
+
+metrics/generation.py: real and fake swapped
+test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+- density_coverage(test, samples
++ density_coverage(samples, test
+
+metrics/generation.py: self-FD called FD
+test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+- (of_samples, of_test)
++ (of_samples, of_reconstructions)
+
+metrics/generation.py: reference to the test images
+test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+- moments(train), of_reconstructions
++ moments(train), of_test
+
+metrics/frechet.py: Frechet without the cross term
+test_metrics.py::test_frechet_distance_agrees_with_a_matrix_square_root
+- - 2.0 * overlap
++ - 0.0 * overlap
+
+metrics/frechet.py: Frechet's product not symmetric
+test_metrics.py::test_frechet_distance_agrees_with_a_matrix_square_root
+- root @ b.covariance @ root
++ a.covariance @ b.covariance
+
+metrics/frechet.py: Frechet: means not squared
+test_metrics.py::test_frechet_distance_agrees_with_a_matrix_square_root
+- np.sum((a.mean - b.mean) ** 2)
++ np.linalg.norm(a.mean - b.mean)
+
+metrics/frechet.py: Frechet: biased covariance
+test_metrics.py::test_moments_are_those_of_numpy
+- scatter / (count - 1)
++ scatter / count
+
+metrics/kid.py: KID with the diagonal
+test_metrics.py::test_kernel_distance_is_that_of_a_double_loop
+- aa - _self_similarity(a, bias) +
++ aa +
+
+metrics/kid.py: KID biased
+test_metrics.py::test_kernel_distance_is_that_of_a_double_loop
+- (size * (size - 1))
++ size**2
+
+metrics/kid.py: KID's kernel squared
+test_metrics.py::test_kernel_distance_is_that_of_a_double_loop
+- k * k * k
++ k * k
+
+metrics/kid.py: KID draws with repeats
+test_metrics.py::test_kernel_distance_is_that_of_a_double_loop
+- replace=False
++ replace=True
+
+metrics/prdc.py: balls: a point its own neighbour
+test_metrics.py::test_shares_are_those_of_a_naive_loop
+- _smallest_squares(x, k + 1)
++ _smallest_squares(x, k)
+
+metrics/prdc.py: precision is recall
+test_metrics.py::test_shares_are_those_of_a_naive_loop
+- precision=float(np.mean(balls > 0))
++ precision=float(np.mean(fake_balls > 0))
+
+metrics/prdc.py: coverage is precision
+test_metrics.py::test_shares_are_those_of_a_naive_loop
+- np.mean(fakes > 0)
++ np.mean(balls > 0)
+
+metrics/prdc.py: density not over k
+test_metrics.py::test_shares_are_those_of_a_naive_loop
+- np.mean(balls) / k
++ np.mean(balls)
+
+metrics/neighbours.py: k + 1 neighbours vote
+test_metrics.py::test_neighbours_vote_as_in_a_naive_loop
+- KNeighborsClassifier(k,
++ KNeighborsClassifier(k + 1,
+
+metrics/neighbours.py: k-NN's labels reversed
+test_metrics.py::test_neighbours_vote_as_in_a_naive_loop
+- algorithm="brute").fit(bank, bank_labels)
++ algorithm="brute").fit(bank, bank_labels[::-1])
+
+metrics/neighbours.py: probe fitted to the queries
+test_metrics.py::test_probe_has_not_seen_the_queries
+- max_iter=100).fit(bank, bank_labels)
++ max_iter=100).fit(queries, query_labels)
+
+metrics/latents.py: within is between
+test_metrics.py::test_diagnostics_are_those_of_plain_loops
+- ("overlap_within", same), ("overlap_between", ~same)
++ ("overlap_within", ~same), ("overlap_between", same)
+
+metrics/latents.py: volume of one dimension more
+test_metrics.py::test_log_volume_has_the_closed_forms_of_two_and_three_dimensions
+- (n - 1 - k) * 0.5
++ (n - k) * 0.5
+
+metrics/features.py: classifier trained on the test split
+test_features.py::test_it_learns_and_is_the_same_again
+- images = dataset.train_images
++ images = dataset.test_images
+
+samplers.py: mixture's weights ignored
+test_samplers.py::test_a_mixture_draws_each_cluster_as_often_as_it_is_met
+- np.log(mixture.weights_)
++ 0.0 * mixture.weights_
+
+samplers.py: vMF: kappa of another dimension
+test_samplers.py::test_vmf_samples_pass_a_test_against_rejection
+- kappa = concentration(n,
++ kappa = concentration(n + 1,
+
+samplers.py: vMF fitted to the spread
+test_samplers.py::test_vmf_matches_mean_and_total_variance_of_what_it_was_fitted_to
+- units.mean(axis=0)
++ units.std(axis=0)
+
+samplers.py: covariance's root transposed
+test_samplers.py::test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud
+- matmul(noise, factor.T
++ matmul(noise, factor
+
+samplers.py: covariance for its root
+test_samplers.py::test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud
+- np.sqrt(np.maximum(values, 0.0))
++ np.maximum(values, 0.0)
+
+samplers.py: angles drawn independently
+test_samplers.py::test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud
+- _root(correlation),
++ np.eye(len(correlation)),
+
+samplers.py: largest radius for the mean one
+test_samplers.py::test_the_radius_is_the_mean_of_the_embeddings
+- radii.mean()
++ radii.max()
+
+samplers.py: uniform sphere not projected
+test_samplers.py::test_samples_have_the_shape_and_follow_the_key
+- coordinates.project(_sample_prior(zeros, key, count))
++ _sample_prior(zeros, key, count)
+
+checkpoints.py: oldest checkpoint restored
+test_checkpoints.py::test_the_newest_comes_back_and_the_last_two_are_kept
+- reversed(self.steps())
++ self.steps()
+
+checkpoints.py: oldest checkpoints kept
+test_checkpoints.py::test_the_newest_comes_back_and_the_last_two_are_kept
+- self.steps()[: -self.keep]
++ self.steps()[self.keep :]
+
+checkpoints.py: arrays of a checkpoint mixed up
+test_checkpoints.py::test_arrays_of_one_shape_are_not_confused
+- {i:04d}
++ {i}
+
+experiment.py: trained on the test split
+test_experiment.py::test_training_is_given_the_train_split_and_the_seed
+- devices.replicate(jnp.asarray(images))
++ devices.replicate(jnp.asarray(run.dataset.test_images))
+
+experiment.py: seed ignored
+test_experiment.py::test_training_is_given_the_train_split_and_the_seed
+- initial = run.experiment.initial(config.seed)
++ initial = run.experiment.initial(0)
+
+experiment.py: optimiser state not restored
+test_experiment.py::test_a_stopped_run_ends_as_if_it_had_not_been
+- checkpoints.restore(initial) or initial
++ (checkpoints.restore(initial) or initial)._replace(optimizer=initial.optimizer)
+
+experiment.py: an epoch's row is its last step's
+test_experiment.py::test_an_epochs_row_is_the_mean_over_its_steps
+- np.mean(row[:steps]
++ np.mean(row[steps - 1]
+
+train.py: a resumed epoch starts again
+test_experiment.py::test_a_stopped_run_ends_as_if_it_had_not_been
+- int(state.step) % len(order)
++ 0
+"""
+
+
+class Bug(NamedTuple):
+    """Four lines of BUGS."""
+
+    file: str  # in hsjax/
+    name: str
+    test: str  # in tests/
+    old: str
+    new: str
+
+
+def parsed(text: str) -> list[Bug]:
+    """The bugs of a text such as BUGS; an exit with 2 if one of their texts isn't there once."""
+    bugs, moved = [], []
+    for block in text.strip().split("\n\n"):
+        head, test, old, new = block.split("\n")
+        bug = Bug(*head.split(": ", 1), test, old.removeprefix("- "), new.removeprefix("+ "))
+        bugs.append(bug)
+        if (count := (ROOT / "hsjax" / bug.file).read_text().count(bug.old)) != 1:
+            moved.append(f"{head}: there {count} times, not once: {bug.old}")
+    if moved:
+        print(*moved, "adapt these to the code as it is now", sep="\n", file=sys.stderr)
+        sys.exit(2)
+    return bugs
+
+
+def first_failure(copy: Path, tests: Iterable[str]) -> str | None:
+    """Which of the tests in the copy failed first, or None; an exit with 2 if they can't run."""
+    environment = os.environ | {
+        "PYTHONPATH": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1",  # a changed file of the same size and second is no other
+        "JAX_COMPILATION_CACHE_DIR": str(copy / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *(f"tests/{test}" for test in tests)]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    failure = r"^(?:FAILED|ERROR) tests/test_(\w+).py::test_(\S+)"
+    found = re.search(failure, done.stdout, re.MULTILINE)
+    if done.returncode != 1 or not found:
+        print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
+        sys.exit(2)
+    return f"{found[1]}: {found[2]}"
+
+
+def main(words: list[str]) -> int:
+    """Prints a line a bug; returns how many survive, at most 1."""
+    bugs = parsed(BUGS)
+    if words:
+        bugs = [b for b in bugs if any(word in f"{b.file}: {b.name}" for word in words)]
+    if not bugs:
+        print(f"no bug's file or name holds {' or '.join(words)}", file=sys.stderr)
+        return 2
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("hsjax", "configs", "tests", "benchmarks"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if test := first_failure(copy, {bug.test for bug in bugs}):
+            print(f"without any bug, this test fails: {test}", file=sys.stderr)
+            return 2
+        for bug in bugs:
+            path = copy / "hsjax" / bug.file
+            sound = path.read_text()
+            path.write_text(sound.replace(bug.old, bug.new))
+            test = first_failure(copy, [bug.test])
+            path.write_text(sound)
+            survivors += test is None
+            verdict = f"killed by {test}" if test else "SURVIVED"
+            print(f"{bug.name:<37}{verdict}"[:80], flush=True)
+    print(f"{len(bugs)} bugs, {survivors} survived")
+    return min(survivors, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
