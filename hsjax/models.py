@@ -70,9 +70,9 @@ def _linear(inputs: int, outputs: int, how: _How) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, rngs=how.rngs, **initialisers)
 
 
-def _normalisation(features: int, how: _How) -> nnx.BatchNorm:
+def _normalisation(features: int, dtype, rngs) -> nnx.BatchNorm:
     # momentum 0.9 here is PyTorch's default 0.1; statistics stay float32 whatever the dtype.
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=how.dtype, rngs=how.rngs)
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
 def _activation(x: Array) -> Array:
@@ -95,9 +95,9 @@ class Block(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, how: _How):
         self.conv1 = _convolution(inputs, outputs, 3, how)
-        self.norm1 = _normalisation(outputs, how)
+        self.norm1 = _normalisation(outputs, how.dtype, how.rngs)
         self.conv2 = _convolution(outputs, outputs, 3, how)
-        self.norm2 = _normalisation(outputs, how)
+        self.norm2 = _normalisation(outputs, how.dtype, how.rngs)
         self.skip = _convolution(inputs, outputs, 1, how) if inputs != outputs else None
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -119,7 +119,7 @@ class Encoder(nnx.Module):
         scale = 2 ** len(stages)
         features = height // scale * (width // scale) * stages[-1]
         self.stem = _convolution(channels, stages[0], 5, how)
-        self.norm = _normalisation(stages[0], how)
+        self.norm = _normalisation(stages[0], how.dtype, how.rngs)
         self.blocks = _blocks(stages, how)
         self.last = Block(stages[-1], stages[-1], how)
         self.head = _linear(features, 2 * latent_dim, how)
@@ -144,7 +144,7 @@ class Decoder(nnx.Module):
         features = math.prod(self.small)
         self.dtype = how.dtype
         self.head = _linear(latent_dim, features, how)
-        self.norm = _normalisation(features, how)
+        self.norm = _normalisation(features, how.dtype, how.rngs)
         widths = [stages[-1], *reversed(stages)]
         self.blocks = _blocks(widths, how)
         self.last = Block(stages[0], stages[0], how)
