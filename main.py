@@ -1,4 +1,11 @@
-"""Train or evaluate a run: python main.py --config=configs/digits_compressed.py."""
+"""Train a VAE and judge it, or judge a trained one again.
+
+    python main.py --config=configs/cifar_compressed.py --config.train.epochs=50
+
+configs/default.py lists every field of a config, with its default and its
+meaning. Change a field with --config.FIELD=VALUE, such as
+--config.model.latent_dim=64. Repeat a command to continue a run.
+"""
 
 import errno
 import os
@@ -17,17 +24,36 @@ DEFAULT = str(Path(__file__).with_name("configs") / "default.py")
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "File of the run's config, configs/default.py if not given; "
-    "--config.FIELD=VALUE changes a field",
+    "Python file of the run's config; configs/default.py if not given. The other files in configs/ "
+    "are experiments",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config name> if not given")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for all that the run writes; runs/<config name> if not given"
+)
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate"],
+    "train: train, or continue, then evaluate. evaluate: judge the newest checkpoint again",
+)
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Train with a process per host: TPU slice, SLURM, Open MPI"
+    "distributed",
+    False,
+    "Train on several hosts, with this command on each of them. The cluster tells the processes "
+    "about each other: a TPU slice, SLURM or Open MPI",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "The same elsewhere: HOST:PORT of process 0")
-PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many there are")
-PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Train on several hosts without such a cluster: HOST:PORT of process 0. Give --processes and "
+    "--process too",
+)
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "With --coordinator: the number of processes that train together"
+)
+PROCESS = flags.DEFINE_integer(
+    "process", None, "With --coordinator: the number of this process, counted from 0"
+)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -75,11 +101,35 @@ def _check_file(path: str) -> None:
 def main(_) -> None:
     """Run the mode; a user's mistake is one line and exit status 2."""
     logging.set_verbosity(logging.WARNING)
-    import jax
+    try:
+        _run()
+    except OSError as error:
+        if error.filename or error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EIO,
+            errno.EPIPE,
+        ):
+            raise
+        sys.stdout = open(os.devnull, "w")  # or leaving would try it again
+        _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
+    except KeyboardInterrupt:  # outside of training: there is nothing to save
+        try:
+            _fail("interrupted: repeat the command to continue", 130)
+        finally:
+            os._exit(130)  # XLA's threads are still computing, and leaving in order can crash them
+
+
+def _run() -> None:
+    try:
+        import jax
+    except ValueError as error:
+        _fail(f"JAX can't start ({error}): mend that environment variable", 2)
 
     from hsjax import devices, experiment
     from hsjax.config import UserError
     from hsjax.files import user_cache
+    from hsjax.terminal import columns, tell
 
     # A second start skips most of the compilation.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := user_cache()):
@@ -94,32 +144,33 @@ def main(_) -> None:
             if MODE.value == "evaluate":
                 raise UserError("--mode=evaluate takes one process: leave --distributed out")
             devices.connect(*processes)
+        devices.start()
         if MODE.value == "evaluate":
             experiment.evaluate(CONFIG.value, workdir, given=_given())
         else:
             experiment.train_and_evaluate(CONFIG.value, workdir)
         if MODE.value == "train" and not several:
             again = shlex.join(["python", *sys.argv, "--mode=evaluate"])
-            print(f"to judge it again, with other fields of sample and evaluate: {again}")
+            hint = "to judge it again, with other fields of sample and evaluate:"
+            tell(hint + (" " if len(hint) + len(again) < columns() else "\n  ") + again)
     except UserError as error:
         _fail(error, 2)
     except experiment.Diverged as error:
         _fail(error, 1)
     except experiment.Interrupted as stop:
-        print(stop)
+        tell(str(stop))
         sys.exit(128 + stop.signal)
-    except OSError as error:
-        if error.filename or error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EIO,
-            errno.EPIPE,
-        ):
-            raise
-        sys.stdout = open(os.devnull, "w")  # or leaving would try it again
-        _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
-    except KeyboardInterrupt:  # outside of training: there is nothing to save
-        _fail("interrupted: repeat the command to continue", 130)
+
+
+def _open_streams() -> None:
+    """What was closed before the start leads nowhere: else a file of the run gets its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 def _given() -> set[str]:
@@ -135,4 +186,5 @@ def _fail(error: Exception | str, status: int) -> None:
 
 
 if __name__ == "__main__":
+    _open_streams()
     app.run(main, flags_parser=parse)

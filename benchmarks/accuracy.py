@@ -2,18 +2,22 @@
 
     python -m benchmarks.accuracy [--out=FILE.json]
 
-The largest error over every kind of row below: cosines relative to themselves, angles in radians,
-the round trip relative to the radius. Needs a machine whose long double has 64 bits of mantissa or
-more, such as x86-64.
+The largest error over rows of several kinds. Needs a machine whose long double
+has 64 bits of mantissa or more, such as x86-64.
 """
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import write
-from hsjax import coordinates
+from benchmarks.measure import command, parser, write
+from hsjax import coordinates, devices
+from hsjax.terminal import tell
+
+LEGEND = """\
+Largest error over rows of several kinds, by n:
+  cosines     relative to themselves
+  angles      in radians
+  round_trip  there and back, relative to the radius
+"""
 
 TINY = np.finfo(np.float32).tiny
 
@@ -58,11 +62,12 @@ def errors(x) -> dict[str, float]:
     }
 
 
+@command
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/accuracy.json"))
-    arguments = parser.parse_args()
+    arguments = parser(__doc__, "accuracy").parse_args()
+    devices.start()
+    tell(LEGEND)
     table = []
     for n in (200, 1000, 100_000, 1_000_000):
         by_kind = {kind: errors(rows(kind, n, count=20 if n <= 1000 else 2)) for kind in KINDS}
@@ -70,7 +75,7 @@ def main() -> None:
             k: max(e[k] for e in by_kind.values()) for k in ("cosines", "angles", "round_trip")
         }
         table.append({"n": n, "worst": worst, "by_kind": by_kind})
-        print(f"{n:>8}  " + "  ".join(f"{k} {v:.1e}" for k, v in worst.items()), flush=True)
+        tell(f"{n:>8}  " + "  ".join(f"{k} {v:.1e}" for k, v in worst.items()))
     write(arguments.out, table)
 
 

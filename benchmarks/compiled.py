@@ -1,14 +1,16 @@
-"""What the objective and a training step cost as compiled: kernels, bytes, memory. Nothing is run.
+"""What the objective and a training step cost as compiled, without a run.
 
-    python -m benchmarks.compiled [--tpu=v5e:2x2 | --gpu=TARGET.txtpb] [--out=FILE.json]
+    python -m benchmarks.compiled [--tpu=v5e:2x2 | --gpu=TARGET.txtpb]
+        [--out=FILE.json]
 
-Compiles for the device that JAX sees; with --tpu for a TPU that needn't be there (pip install
-libtpu), with --gpu for a GPU described by a GpuTargetConfigProto, of which XLA's repository has one
-per model (pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt of jax's own version). A
-compiler's view is good for comparing two versions of a program; how fast it is, only a run tells.
+Compiles for the device that JAX sees; with --tpu for a TPU that needn't be
+there (pip install libtpu), with --gpu for a GPU described by a
+GpuTargetConfigProto, of which XLA's repository has one per model (pip install
+--no-deps jax-cuda12-plugin jax-cuda12-pjrt of jax's own version). A compiler's
+view is good for comparing two versions of a program; how fast it is, only a
+run tells.
 """
 
-import argparse
 import math
 import os
 import re
@@ -21,10 +23,24 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks import overhead
-from benchmarks.measure import cumulative_statistics, masked_statistics, write
+from benchmarks.measure import (
+    command,
+    cumulative_statistics,
+    masked_statistics,
+    parser,
+    write,
+)
 from benchmarks.objective import objective
-from hsjax import losses
+from hsjax import devices, losses
+from hsjax.terminal import tell
 
+LEGEND = """\
+  kernels     that a program launches, or one turn of a training step's loop
+  moved       bytes that they read and write
+  temporary   memory besides arguments and results
+  kilocycles  as the compiler estimates them, on a TPU alone
+  ours, autodiff, masked    forms of the objective: see benchmarks.objective
+"""
 # Instructions that launch nothing.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "suf" for n in (8, 16, 32, 64)}
@@ -115,31 +131,31 @@ def target(arguments) -> SingleDeviceSharding | None:
     return SingleDeviceSharding(topology.devices[0])
 
 
+@command
 def main() -> None:
     """Compile, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    flags = parser(__doc__, "compiled")
+    where = flags.add_mutually_exclusive_group()
+    where.add_argument("--tpu", metavar="TOPOLOGY", help="compile for these, such as v5e:2x2")
+    where.add_argument(
+        "--gpu", type=Path, metavar="FILE", help="compile for this GpuTargetConfigProto (text)"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--tpu", metavar="TOPOLOGY", help="such as v5e:2x2")
-    where.add_argument("--gpu", type=Path, metavar="FILE", help="a GpuTargetConfigProto, as text")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compiled.json"))
-    arguments = parser.parse_args()
+    arguments = flags.parse_args()
     if arguments.gpu and not arguments.gpu.is_file():
-        parser.error(f"--gpu={arguments.gpu}: no such file")
+        flags.error(f"--gpu={arguments.gpu}: no such file")
     sharding = target(arguments)
+    devices.start()
     device = next(iter(sharding.device_set)) if sharding else jax.devices()[0]
-    print(f"compiled for {device.device_kind}")
-    print(f"{'':<36}  kernels  moved, MB  temporary, MB  kilocycles")
+    tell(f"compiled for {device.device_kind}\n{LEGEND}")
+    tell(f"{'':<32}  kernels  moved, MB  temporary, MB  kilocycles")
     rows = []
     for name, function, shapes in cases():
         row = measure(function, shapes, sharding, loop=name.startswith("step"))
         rows.append({"case": name, "compiled_for": device.device_kind, **row})
-        print(
-            f"{name:<36}  {row['kernels']:>7}  {row['moved_bytes'] / 1e6:>9.2f}  "
+        tell(
+            f"{name:<32}  {row['kernels']:>7}  {row['moved_bytes'] / 1e6:>9.2f}  "
             f"{row['temporary_bytes'] / 1e6:>13.2f}  "
-            f"{(row['estimated_cycles'] or 0) / 1e3 or '':>10}",
-            flush=True,
+            f"{(row['estimated_cycles'] or 0) / 1e3 or '':>10}".rstrip()
         )
     write(arguments.out, rows)
 

@@ -1,8 +1,13 @@
-"""Timing for the benchmarks: interleaved rounds, medians, ratios with their spread, JSON."""
+"""What the benchmarks share: their command, interleaved rounds, ratios with their spread, JSON."""
 
+import argparse
+import functools
 import json
+import os
 import platform
+import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +15,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsjax.config import UserError
+from hsjax.experiment import Interrupted
+from hsjax.files import writing
+from hsjax.terminal import fold, tell
+
 MASK_LIMIT = 1 << 29  # values of the mask's (2, B, n, n) product, 2 GiB: more is not measured
+
+
+def parser(doc: str, name: str, quick: str = "") -> argparse.ArgumentParser:
+    """The flags of a benchmark: --out, and --quick if there is something to say about it."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    out = Path(f"runs/benchmarks/{name}.json")
+    text = "JSON file that gets all numbers (%(default)s)"
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help=text)
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    return [int(part) for part in text.split(",")]
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Make a mistake, or Ctrl-C, in the main of a benchmark one line and an exit status."""
+
+    @functools.wraps(main)
+    def run():
+        try:
+            main()
+        except UserError as error:
+            _fail(error, 2)
+        except Interrupted as stop:
+            tell(str(stop))
+            sys.exit(128 + stop.signal)
+        except KeyboardInterrupt:
+            try:
+                _fail("interrupted: repeat the command", 130)
+            finally:
+                os._exit(130)  # as in main.py
+
+    return run
+
+
+def _fail(error: Exception | str, status: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(status)
 
 
 def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.ndarray]:
@@ -71,6 +125,7 @@ def write(path: Path, rows: list[dict], **about) -> None:
         **about,
         "rows": rows,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(head, indent=1) + "\n")
-    print(f"{head['device']}, jax {head['versions']['jax']}: {path}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(head, indent=1) + "\n")
+    tell(fold(f"{head['device']}, jax {head['versions']['jax']}: {path}"))

@@ -1,15 +1,13 @@
-"""What the spherical objective costs alone: its value and gradient against the latent dimension.
+"""What the spherical objective costs alone, against the latent dimension n.
 
     python -m benchmarks.objective [--quick] [--out=FILE.json]
 
-Three ways to the same numbers: ours (closed-form derivative), a running sum left to autodiff, and
-the paper's n x n mask. The floor is the time to copy 8·B·n bytes on this machine (8·B·n read, 8·B·n
-written): μ and σ read once, their gradients written once.
+Times its value and gradient in three ways that give the same numbers. The
+floor is the time to copy 8·B·n bytes (8·B·n read, 8·B·n written), B the batch:
+μ and σ read once, their gradients written once.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import jax
@@ -17,14 +15,25 @@ import jax.numpy as jnp
 
 from benchmarks.measure import (
     MASK_LIMIT,
+    command,
     cumulative_statistics,
     interleave,
     masked_statistics,
+    parser,
     ratio,
     text,
     write,
 )
-from hsjax import losses
+from hsjax import devices, losses
+from hsjax.terminal import tell
+
+LEGEND = """\
+The objective's value and gradient; ratios are the median (quartiles) of rounds.
+  ours      as hsjax computes it, with a derivative in closed form
+  autodiff  as a running sum that JAX differentiates
+  masked    with the paper's n x n mask, which JAX differentiates
+  floor     the time to copy the bytes that each of them must read and write
+"""
 
 
 def objective(statistics, spec, mean, std):
@@ -74,34 +83,37 @@ def measure(batch: int, n: int, rounds: int) -> dict:
     }
 
 
+def show(row: dict) -> None:
+    """Print a row, a line for each form."""
+    for form in ("ours", "autodiff", "masked"):
+        name, line = f"{form} gradient", f"{row['batch']:>5}  {row['n']:>5}  {form:<8}"
+        if name not in row["milliseconds"]:
+            tell(f"{line}  too large to measure")
+            continue
+        over = text(row["over_ours"][name]) if form != "ours" else ""
+        floor = text(row["over_floor"][name])
+        tell(f"{line}  {row['milliseconds'][name]:>9.3f}  {floor:>22}  {over}".rstrip())
+
+
+@command
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/objective.json"))
-    arguments = parser.parse_args()
+    quick = "three small n at batch 200: under two minutes on two cores"
+    arguments = parser(__doc__, "objective", quick).parse_args()
+    devices.start()
     sizes = (
         (50, 200, 1000) if arguments.quick else (50, 100, 200, 400, 800, 1000, 2000, 5000, 10_000)
     )
     batches = (200,) if arguments.quick else (200, 2000)
-    print(
-        f"{'batch x n':>12}  {'ours, ms':>9}  {'over the floor':>22}  "
-        f"{'autodiff / ours':>22}  {'masked / ours':>22}   (value and gradient)"
-    )
+    tell(LEGEND)
+    tell(f"{'batch':>5}  {'n':>5}  {'':<8}  {'ms':>9}  {'over the floor':>22}  over ours")
     rows = []
     for batch in batches:
         for n in sizes:
             rounds = 15 if arguments.quick else 30 if batch * n <= 1_000_000 else 8
             row = measure(batch, n, rounds)
             rows.append(row)
-            over = row["over_ours"]
-            masked = text(over["masked gradient"]) if "masked gradient" in over else "too large"
-            print(
-                f"{batch:>5} x {n:<6} {row['milliseconds']['ours gradient']:>9.3f}  "
-                f"{text(row['over_floor']['ours gradient']):>22}  "
-                f"{text(over['autodiff gradient']):>22}  {masked:>22}",
-                flush=True,
-            )
+            show(row)
     write(arguments.out, rows)
 
 

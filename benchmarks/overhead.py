@@ -1,16 +1,16 @@
-"""What the spherical objective adds to training: a whole step, against the latent dimension.
+"""What the spherical objective adds to a training step, against the dimension n.
 
-    python -m benchmarks.overhead [--quick] [--n=200,1000] [--dtype=bfloat16] [--out=FILE.json]
+    python -m benchmarks.overhead [--quick] [--n=200,1000] [--dtype=bfloat16]
+        [--out=FILE.json]
 
-Each round trains the CIFAR10 network for the same number of steps with the plain KLD (equation 1),
-and with our spherical objective, one after the other: a scan of steps on an accelerator, a loop of
-them on a CPU, as in training. The paper's n x n mask follows apart, against the median of the
-first. The images are noise, which costs the same. The projection of z to the sphere counts as part
-of the spherical objective. A figure beside the JSON shows the table; --plot draws that of an
-earlier JSON.
+Each round trains the CIFAR10 network for the same number of steps with the
+plain KLD (equation 1), and with our spherical objective, one after the other:
+a scan of steps on an accelerator, a loop of them on a CPU, as in training. The
+paper's n x n mask follows apart, against the median of the first. The images
+are noise, which costs the same. The projection of z to the sphere counts as
+part of the spherical objective. A figure beside the JSON shows the table.
 """
 
-import argparse
 import json
 from pathlib import Path
 from unittest import mock
@@ -19,11 +19,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import MASK_LIMIT, interleave, masked_statistics, ratio, text, write
+from benchmarks.measure import (
+    MASK_LIMIT,
+    command,
+    interleave,
+    masked_statistics,
+    numbers,
+    parser,
+    ratio,
+    text,
+    write,
+)
 from configs import cifar_compressed, cifar_standard
-from hsjax import losses, train
-from hsjax.figures import BLUE, RED, describe, log_y, new_figure, save, subplots
+from hsjax import devices, losses, train
+from hsjax.figures import BLUE, RED, describe, log_y, new_figure, own_settings, save, subplots
+from hsjax.terminal import tell
 
+LEGEND = """\
+The time of a training step; ratios are the median (quartiles) of rounds.
+  standard   with the plain KLD, equation (1)
+  spherical  with the spherical objective, as hsjax computes it
+  masked     with the spherical objective, by the paper's n x n mask
+  paper      spherical / standard, as the paper reports it
+"""
 PAPER = {200: 1.32}  # time per epoch over the standard VAE's, at batch 200 (section 3)
 COUNT = 2000  # images
 
@@ -87,6 +105,7 @@ def measure(n: int, dtype: str, batch: int, rounds: int, steps: int) -> dict:
     }
 
 
+@own_settings()
 def draw(path: Path, rows: list[dict], device: str) -> None:
     """Time of a step over the standard VAE's against n: median and quartiles, and the paper's."""
     figure, body = new_figure(
@@ -117,27 +136,38 @@ def draw(path: Path, rows: list[dict], device: str) -> None:
     save(figure, path)
 
 
+@command
 def main() -> None:
     """Measure, print, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="n = 200 and 1000 in few rounds")
-    parser.add_argument("--n", default="50,100,200,400,800,1000,2000,5000,10000")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/overhead.json"))
-    parser.add_argument("--plot", type=Path, metavar="FILE.json", help="only draw this")
-    arguments = parser.parse_args()
+    flags = parser(__doc__, "overhead", "n = 200 and 1000 alone, in few rounds")
+    flags.add_argument(
+        "--n",
+        type=numbers,
+        default="50,100,200,400,800,1000,2000,5000,10000",
+        help="latent dimensions (%(default)s)",
+    )
+    flags.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of the convolutions (%(default)s)",
+    )
+    flags.add_argument("--batch", type=int, default=200, help="images a step (%(default)s)")
+    flags.add_argument("--plot", type=Path, metavar="FILE", help="only draw this earlier JSON")
+    arguments = flags.parse_args()
     if arguments.plot:
         found = json.loads(arguments.plot.read_text())
         draw(arguments.plot.with_suffix(".png"), found["rows"], found["device"])
         return
-    sizes = [200, 1000] if arguments.quick else [int(n) for n in arguments.n.split(",")]
+    devices.start()
+    sizes = [200, 1000] if arguments.quick else arguments.n
     accelerator = jax.default_backend() != "cpu"
     steps = 50 if accelerator else 1
     rounds = 30 if accelerator else 10 if arguments.quick else 20
-    print(
-        f"{'n':>6}  {'standard, ms':>12}  {'spherical / standard':>24}  "
-        f"{'masked / standard':>24}  paper"
+    tell(LEGEND)
+    tell(
+        f"{'n':>6}  {'standard, ms':>12}  {'spherical / standard':>22}  "
+        f"{'masked / standard':>22}  paper"
     )
     rows = []
     for n in sizes:
@@ -145,10 +175,9 @@ def main() -> None:
         rows.append(row)
         over = row["over_standard"]
         masked = text(over["masked"]) if "masked" in over else "too large"
-        print(
+        tell(
             f"{n:>6}  {row['milliseconds_per_step']['standard']:>12.2f}  "
-            f"{text(over['spherical']):>24}  {masked:>24}  {PAPER.get(n, '')}",
-            flush=True,
+            f"{text(over['spherical']):>22}  {masked:>22}  {PAPER.get(n, '')}".rstrip()
         )
     write(arguments.out, rows)
     found = json.loads(arguments.out.read_text())

@@ -1,30 +1,38 @@
-"""How much of a sampler's distance is contrast? Latents scaled before decoding, without training.
+"""How much of a sampler's distance is contrast? Latents scaled before decoding.
 
     python -m benchmarks.scale WORKDIR ... [--count=5000] [--out=FILE.json]
 
-Where a model projects its latents, μ has about √2 times the share of a decoded vector that it has
-in a training step, where the noise takes the rest. This decodes s μ, and s times samples fitted to
-the training means, without any projection: for a standard VAE s = 1 is what `evaluate` does, for
-one that projects s = 1 is about that and s = 0.71 about the mean of a sampled z.
+Where a model projects its latents, μ has about √2 times the share of a decoded
+vector that it has in a training step, where the noise takes the rest. This
+decodes s μ, and s times samples fitted to the training means, without any
+projection or training: for a standard VAE s = 1 is what `evaluate` does, for
+one that projects s = 1 is about that and s = 0.71 about the mean of a sampled
+z.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import write
+from benchmarks.measure import command, parser, write
 from configs import default
-from hsjax import batches, data, evaluate, experiment
+from hsjax import batches, data, devices, evaluate, experiment
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import UserError
 from hsjax.metrics.frechet import frechet_distance, moments
 from hsjax.samplers import SAMPLERS
+from hsjax.terminal import tell
 
+LEGEND = """\
+Latents times `scale` are decoded; the last three columns are distances to test
+images (Fréchet, named in the JSON).
+  mse_sum          error of the reconstructions, summed over an image's values
+  reconstructions  of test images
+  projected_...    samples of this sampler, fitted to the training means
+"""
 SCALES = (0.71, 1.0, 1.5, 2.0, 2.5)
 FITTED = ("projected_gaussian", "projected_gmm")
 
@@ -98,25 +106,25 @@ def measure(workdir: Path, count: int) -> list[dict]:
     return rows
 
 
+@command
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workdirs", nargs="+", type=Path)
-    parser.add_argument("--count", type=int, default=5000, help="test images and samples")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale.json"))
-    arguments = parser.parse_args()
+    flags = parser(__doc__, "scale")
+    flags.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a trained run")
+    flags.add_argument(
+        "--count", type=int, default=5000, help="test images and samples (%(default)s)"
+    )
+    arguments = flags.parse_args()
+    devices.start()
     columns = ("mse_sum", "reconstructions", *FITTED)
     table = []
-    print(f"{'':>24}  scale" + "".join(f"{name:>20}" for name in columns), flush=True)
-    try:
-        for workdir in arguments.workdirs:
-            for row in measure(workdir, arguments.count):
-                cells = "".join(f"{row[name]:>20.4g}" for name in columns)
-                print(f"{row['workdir']:>24}  {row['scale']:>5}{cells}", flush=True)
-                table.append(row)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    tell(LEGEND)
+    tell("scale" + "".join(f"{name:>18}" for name in columns))
+    for workdir in arguments.workdirs:
+        tell(workdir.name)
+        for row in measure(workdir, arguments.count):
+            tell(f"{row['scale']:>5}" + "".join(f"{row[name]:>18.4g}" for name in columns))
+            table.append(row)
     write(arguments.out, table)
 
 

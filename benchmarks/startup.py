@@ -1,18 +1,10 @@
-"""From the command to the first training step, by stages, without and with a compilation cache.
+"""From the command to the first training step, by stages.
 
     python -m benchmarks.startup [--quick] [--out=FILE.json]
 
-Every start is a process of its own that goes the way of main.py up to the first step (on an
-accelerator, the first epoch, which is one program). A cold start has an empty compilation cache; a
-warm one has what the cold one before it wrote. `cifar_compressed` is that network on 2000 images of
-noise. The stages, in seconds, one after the other:
-
-    import    from the command until everything is imported
-    data      the data set on the device, whose backend starts here
-    initial   workdir, initial state and logs: mostly the program of the initial state
-    order     the program that orders an epoch's images
-    trace, lower, compile    the program of a step
-    step      the first step
+Every start is a process of its own that goes the way of main.py up to the
+first step (on an accelerator, the first epoch, which is one program).
+`cifar_compressed` is that network on 2000 images of noise.
 """
 
 import argparse
@@ -23,17 +15,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import text, write
+from benchmarks.measure import command, parser, text, write
 from hsjax import data, experiment, train
+from hsjax.terminal import tell
 
 STAGES = ("import", "data", "initial", "order", "trace", "lower", "compile", "step")
+LEGEND = """\
+Seconds from the command to the end of the first step: median (quartiles).
+  cold    with an empty compilation cache
+  warm    with what the cold start before it compiled
+Their stages, one after the other:
+  import  until everything is imported
+  data    the data set on the device, which starts here
+  initial workdir, initial state and logs: mostly compiling the initial state
+  order   compiling what orders an epoch's images
+  trace, lower, compile   the program of a step
+  step    the first step
+"""
 CONFIGS = ("digits_compressed", "cifar_compressed")
 
 
@@ -128,6 +132,7 @@ def start(name: str, cache: str) -> dict[str, float]:
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         check=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
@@ -155,25 +160,25 @@ def row_of(name: str, kind: str, starts: list[dict[str, float]]) -> dict:
     }
 
 
+@command
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two rounds")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/startup.json"))
-    parser.add_argument("--start", choices=CONFIGS, help=argparse.SUPPRESS)  # what `start` runs
-    parser.add_argument("--begin", type=float, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    flags = parser(__doc__, "startup", "two rounds instead of seven")
+    flags.add_argument("--start", choices=CONFIGS, help=argparse.SUPPRESS)  # what `start` runs
+    flags.add_argument("--begin", type=float, help=argparse.SUPPRESS)
+    arguments = flags.parse_args()
     if arguments.start:
         config = importlib.import_module(f"configs.{arguments.start}").get_config()
         print(json.dumps(first_step(config, dataset_of, arguments.begin)))
         return
-    print(f"{'config':>18}  start" + "".join(f"{s:>9}" for s in STAGES) + "  total, s")
+    tell(LEGEND)
+    tell("".join(f"{stage:>9}" for stage in STAGES))
     rows = []
     for name in CONFIGS:
         for row in measure(name, rounds=2 if arguments.quick else 7):
             rows.append(row)
-            stages = "".join(f"{row['seconds'][s]:>9.2f}" for s in STAGES)
-            print(f"{name:>18}  {row['start']:>5}{stages}  {text(row['total'])}", flush=True)
+            tell(f"{name}, {row['start']}: {text(row['total'])} s")
+            tell("".join(f"{row['seconds'][stage]:>9.2f}" for stage in STAGES))
     write(arguments.out, rows)
 
 

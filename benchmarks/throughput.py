@@ -1,38 +1,47 @@
-"""Images a second, in training and in evaluation, by batch size and dtype; beside PyTorch.
+"""Images a second, in training and evaluation, by batch size and dtype.
 
-    python -m benchmarks.throughput [--quick] [--torch] [--batch=50,200] [--dtype=float32,bfloat16]
-        [--out=FILE.json]
+    python -m benchmarks.throughput [--quick] [--torch] [--batch=50,200]
+        [--dtype=float32,bfloat16] [--out=FILE.json]
 
-The compressed VAE of the CIFAR10 configs, n = 200, on noise images. Training is a scan of steps on
-an accelerator and a loop of them on a CPU, as in a run; "streamed" is that loop with batches sent
-from the host, and "XLA's gradients", on a CPU, the same without `hsjax.convolution`. Evaluation
-encodes test images, decodes their μ and rounds, through `hsjax.evaluate`, with what goes to the
-host and back. Compilation comes before the clock starts. Where a batch takes as long as a smaller
-one, dispatch is the limit.
+The compressed VAE of the CIFAR10 configs, n = 200, on noise images. Training is
+a scan of steps on an accelerator and a loop of them on a CPU, as in a run.
+Evaluation encodes test images, decodes their μ and rounds, through
+`hsjax.evaluate`, with what goes to the host and back. Compilation comes before
+the clock starts. Where a batch takes as long as a smaller one, dispatch is the
+limit.
 
---torch measures benchmarks/torch_vae.py in the same rounds, in turn with ours, on the same kind of
-device and with as many threads: the same network and objective, eagerly, with both updates in one
-step, and with one after the other as in the authors' published code. It needs PyTorch. The machine
-must have nothing else to do: PyTorch's threads wait for each other after every operation, so a core
-that is taken away costs it more than ours.
+--torch measures benchmarks/torch_vae.py in the same rounds, in turn with ours,
+on the same kind of device and with as many threads: the same network and
+objective, eagerly. It needs PyTorch. The machine must have nothing else to do:
+PyTorch's threads wait for each other after every operation, so a core that is
+taken away costs it more than ours.
 """
 
-import argparse
 import itertools
 import os
-import sys
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import jax
 import numpy as np
 
-from benchmarks.measure import interleave, ratio, text, write
+from benchmarks.measure import command, interleave, numbers, parser, ratio, text, write
 from benchmarks.overhead import COUNT, stepper
 from configs import cifar_compressed
-from hsjax import batches, convolution, evaluate, train
+from hsjax import batches, convolution, devices, evaluate, train
 from hsjax.config import UserError
+from hsjax.terminal import tell
+
+LEGEND = """\
+Medians over rounds; ratios are the median (quartiles). A batch of training is
+one step, a batch of evaluation is encoded, decoded and rounded.
+  ours              hsjax, with the images on the device
+  streamed          hsjax, with batches that come from the host
+  XLA's gradients   hsjax without its own gradient of a convolution, on a CPU
+  joint             in PyTorch, encoder and decoder updated together
+  two updates       in PyTorch, one after the other, as in the authors' code
+  ours / it         how many times as fast ours is
+"""
 
 N = 200
 SHAPE = (32, 32, 3)
@@ -165,54 +174,52 @@ def row_of(task: str, dtype: str, batch: int, times: dict[str, np.ndarray]) -> d
 
 def show(row: dict) -> None:
     """Print a row, a line for each implementation."""
+    tell(f"{row['task']}, batches of {row['batch']}, {row['dtype']}")
     for name, rate in row["images_per_second"].items():
         over = text(row["ours_over"][name]) if name in row["ours_over"] else ""
-        print(
-            f"{row['task']:>10}  {row['dtype']:>8}  {row['batch']:>5}  {name:>21}  "
-            f"{rate:>10,.0f}  {row['milliseconds_per_batch'][name]:>10.2f}  {over}",
-            flush=True,
-        )
+        milliseconds = row["milliseconds_per_batch"][name]
+        tell(f"  {name:<21}  {rate:>10,.0f}  {milliseconds:>10.2f}  {over}".rstrip())
 
 
-def sizes(text: str) -> list[int]:
-    """Numbers between commas."""
-    return [int(part) for part in text.split(",")]
-
-
+@command
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="batches of 50 and 200, float32")
-    parser.add_argument("--torch", action="store_true", help="beside PyTorch, if it is installed")
-    parser.add_argument("--batch", type=sizes, default="20,50,100,200,500,1000,2000")
-    parser.add_argument("--dtype", choices=(*DTYPES, ",".join(DTYPES)), default=",".join(DTYPES))
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/throughput.json"))
-    arguments = parser.parse_args()
+    flags = parser(__doc__, "throughput", "batches of 50 and 200 alone, in float32")
+    flags.add_argument("--torch", action="store_true", help="beside PyTorch, if it is installed")
+    flags.add_argument(
+        "--batch",
+        type=numbers,
+        default="20,50,100,200,500,1000,2000",
+        help="images a batch (%(default)s)",
+    )
+    flags.add_argument(
+        "--dtype",
+        choices=(*DTYPES, ",".join(DTYPES)),
+        default=",".join(DTYPES),
+        metavar="DTYPES",
+        help="of the convolutions: one, or both (%(default)s)",
+    )
+    arguments = flags.parse_args()
+    devices.start()
     counts = [50, 200] if arguments.quick else arguments.batch
     dtypes = ["float32"] if arguments.quick else arguments.dtype.split(",")
     accelerator = jax.default_backend() != "cpu"
     rounds = 30 if accelerator else 10 if arguments.quick else 20
     rows = []
-    try:
-        other = load_torch() if arguments.torch else None
-        print(
-            f"{'task':>10}  {'dtype':>8}  {'batch':>5}  {'':>21}  {'images/s':>10}  "
-            f"{'ms a batch':>10}  ours / it"
-        )
-        for dtype, batch in itertools.product(dtypes, counts):
-            # On a CPU about 200 images a turn, on an accelerator a long scan.
-            steps = 50 if accelerator else max(1, 200 // batch)
-            judged = max(1, (10_000 if accelerator else 400) // batch)
-            for task, function, length in (
-                ("training", training, steps),
-                ("evaluation", evaluation, judged),
-            ):
-                row = row_of(task, dtype, batch, function(dtype, batch, rounds, length, other))
-                rows.append(row)
-                show(row)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    other = load_torch() if arguments.torch else None
+    tell(LEGEND)
+    tell(f"{'':<23}  {'images/s':>10}  {'ms a batch':>10}  ours / it")
+    for dtype, batch in itertools.product(dtypes, counts):
+        # On a CPU about 200 images a turn, on an accelerator a long scan.
+        steps = 50 if accelerator else max(1, 200 // batch)
+        judged = max(1, (10_000 if accelerator else 400) // batch)
+        for task, function, length in (
+            ("training", training, steps),
+            ("evaluation", evaluation, judged),
+        ):
+            row = row_of(task, dtype, batch, function(dtype, batch, rounds, length, other))
+            rows.append(row)
+            show(row)
     about = {"threads": threads()} | ({"torch": other[2]} if other else {})
     write(arguments.out, rows, **about)
 

@@ -3,9 +3,11 @@
 Command: python main.py --config=configs/celeba_standard.py
 Run time: not measured on CelebA; it is meant for an accelerator. The first start decodes the
   set's 180,000 images, which later starts find decoded.
-The set has no labels: for distances of images set evaluate.features=inception and its weights.
+The set has no labels, so images are judged over random weights, FD[random-conv], unless
+  evaluate.features=inception and its weights are given.
 CelebA's host often refuses automatic downloads; tensorflow-datasets then says which files to
-  fetch by hand. Other images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
+  fetch by hand. Other images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test,
+  or images alone.
 """
 
 from ml_collections import ConfigDict

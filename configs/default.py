@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     # "digits" (bundled), a path to an .npz, a path with a slash at its end to a folder of images,
-    # or the name of a tensorflow-datasets image set.
+    # or the name of a tensorflow-datasets image set. Of files in a folder, EXIF orientation is
+    # applied and what is transparent becomes white.
     data.name = "digits"
     # Where tensorflow-datasets finds or prepares sets; "" is its own default.
     data.dir = ""
@@ -23,6 +24,8 @@ def get_config() -> ConfigDict:
     data.size = 0
     data.crop = 0
     data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
+    # Of a folder without train and test in it: the share of its images that are for testing.
+    data.test_share = 0.1
     # Share of a device's memory that training images may take; more are streamed from the host,
     # which changes no number. 0 streams any set.
     data.device_share = 0.25
@@ -31,19 +34,23 @@ def get_config() -> ConfigDict:
     model.latent_dim = 128  # n, the number of latent coordinates
     model.stages = (16, 32, 64)  # channels after each halving of the image
     model.dtype = "float32"  # of the convolutions: float32 or bfloat16
+    # Of the weights: "lecun_normal", or "pytorch", the default of the authors' framework.
+    model.initialisation = "lecun_normal"
     model.project = False  # rescale z to ‖z‖ = √n before decoding (below equation 8)
 
     config.loss = loss = ConfigDict()
     # Regulariser: "standard" (1), "cartesian" (3), "spherical" (4)(5).
     loss.kind = "standard"
     loss.beta = 1.0  # gain β of the regulariser (2)(6)
-    # Growth of β: "none", "sqrt" (√(epoch/length)), "published" (√epoch + 1), "published_drop".
+    # Growth of β: "none"; "sqrt" (√(epoch/length)); with e from 0, "published" (√e + 1) and
+    # "published_drop" (1 after e = length).
     loss.annealing = "none"
     loss.annealing_epochs = 100  # length of the growth (section 4.1)
-    # After the first epoch, β is relative to that epoch's MSE / regulariser (published code).
+    # β is 1 in the first epoch, and then relative to its MSE / regulariser (published code).
     loss.relative_beta = False
-    # The remaining fields belong to the spherical kind.
-    loss.spec = "paper"  # "paper" (4)(5), squared; "published", the authors' code
+    # "paper", the text: (1), (4)(5); "published", the authors' code: the mean of (1) over n, and
+    # other terms for the spherical kind, to which the remaining fields belong.
+    loss.spec = "paper"
     # Target of the mean cosines of μ: "full" 1, "half" the diagonal's, "none" 0 (7).
     loss.compression = "full"
     # Of the paper spec alone; the published code fixes these.
@@ -58,11 +65,14 @@ def get_config() -> ConfigDict:
     loss.variance_eps = 1e-4  # added to batch variances (published code)
     # Of the published spec alone: factor on the target of σ's radius (a later version: 0.001).
     loss.std_radius = 1.0
+    # Likewise: gain of σ's angles, 50,000 for MNIST, 225,000 for Fashion-MNIST, else 500,000.
+    loss.std_angle_gain = 500_000.0
 
     config.train = train = ConfigDict()
     train.epochs = 300  # (section 4.1)
     train.batch_size = 200  # images (section 3)
     train.learning_rate = 2e-4  # of Adam (published code)
+    train.adam_eps = 1e-8  # of Adam; the published code's, in units of our loss, is 1e-5
     train.decay_epochs = (280,)  # epochs after which the learning rate is multiplied
     train.decay_factor = 0.5  # by this
     train.gradient_clip = 0.0  # global gradient norm above which gradients are scaled; 0 is off
@@ -94,14 +104,20 @@ def get_config() -> ConfigDict:
         "projected_gmm",
         "angles",
     )
+    # Statistics of BatchNorm: "running", those of training, or "batch", those of the batch that is
+    # judged (the published numbers).
+    evaluate.batch_norm = "running"
     # frechet, kid, prdc: of images, over a feature network; the others: of latents.
     evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
-    # Feature network: "classifier", trained once on the train split and kept in the user's cache;
-    # "inception", the one of the FID, from the file below; "none".
+    # Feature network: "classifier", trained once on the train split and kept in the user's cache
+    # (a set without labels, or of one class, gets "random" instead); "random", the same layers
+    # with random weights; "inception", the one of the FID, from the file below; "none".
     evaluate.features = "classifier"
-    evaluate.feature_seeds = (0,)  # a classifier each
+    evaluate.feature_seeds = (0,)  # a network each, trained or random
     evaluate.feature_steps = 500  # training steps of a classifier, of 128 images each
-    evaluate.inception_weights = ""  # path of pt_inception-2015-12-05-6726825d.pth
+    # For inception, the path of pt_inception-2015-12-05-6726825d.pth, downloaded from
+    # https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights
+    evaluate.inception_weights = ""
     evaluate.neighbours = 5  # k of the k-NN accuracy
 
     return config

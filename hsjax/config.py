@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hsjax import losses, samplers
+from hsjax import losses, models, samplers
 
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
@@ -21,10 +21,14 @@ EARLIER = {
     "data.corrupt": "refuse",
     "data.crop": 0,
     "data.size": 0,
+    "data.test_share": 0.1,
     "loss.compressed_angles": 0,
     "loss.mean_target": None,
     "loss.spread_target": None,
+    "loss.std_angle_gain": 500_000.0,
     "loss.std_radius": 1.0,
+    "model.initialisation": "lecun_normal",
+    "train.adam_eps": 1e-8,
 }
 
 
@@ -137,10 +141,12 @@ _FIELDS: dict[str, _Check] = {
     "data.size": _whole(0, 100_000),
     "data.crop": _whole(0, 100_000),
     "data.corrupt": _one_of("refuse", "skip"),
+    "data.test_share": _number(0.001, 0.999),
     "data.device_share": _number(0),
     "model.latent_dim": _whole(2, 1_000_000),
     "model.stages": _wholes(1, 100_000, fewest=1, up_to=10, different=False),
     "model.dtype": _one_of("float32", "bfloat16"),
+    "model.initialisation": _one_of(*models.INITIALISATIONS),
     "model.project": _switch,
     "loss.kind": _one_of("standard", "cartesian", "spherical"),
     "loss.beta": _number(0),
@@ -157,9 +163,11 @@ _FIELDS: dict[str, _Check] = {
     "loss.eps": _POSITIVE,
     "loss.variance_eps": _POSITIVE,
     "loss.std_radius": _number(0),
+    "loss.std_angle_gain": _number(0),
     "train.epochs": _whole(1),
     "train.batch_size": _whole(2),
     "train.learning_rate": _POSITIVE,
+    "train.adam_eps": _POSITIVE,
     "train.decay_epochs": _wholes(1, 1_000_000_000, fewest=0, up_to=1000),
     "train.decay_factor": _POSITIVE,
     "train.gradient_clip": _number(0),
@@ -171,9 +179,10 @@ _FIELDS: dict[str, _Check] = {
     "sample.fit_split": _one_of("train", "test"),
     "sample.count": _whole(2),
     "evaluate.latent_scale": _POSITIVE,
+    "evaluate.batch_norm": _one_of("running", "batch"),
     "evaluate.samplers": _some_of(*samplers.SAMPLERS),
     "evaluate.metrics": _some_of("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
-    "evaluate.features": _one_of("classifier", "inception", "none"),
+    "evaluate.features": _one_of("classifier", "random", "inception", "none"),
     "evaluate.feature_seeds": _wholes(*_SEED, fewest=1, up_to=1000),
     "evaluate.feature_steps": _whole(1),
     "evaluate.inception_weights": _string,
@@ -208,9 +217,11 @@ def validate(config: ConfigDict) -> None:
         )
     weights = config.evaluate.inception_weights
     if config.evaluate.features == "inception" and not os.path.isfile(os.path.expanduser(weights)):
+        from hsjax.metrics.inception import URL  # which imports this module
+
         raise UserError(
             f"evaluate.inception_weights is {weights!r}, which is no file: "
-            "give the path of pt_inception-2015-12-05-6726825d.pth"
+            f"download {URL} and give its path"
         )
 
 

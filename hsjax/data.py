@@ -1,8 +1,9 @@
 """A data set by name -> uint8 arrays on the host."""
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -12,10 +13,13 @@ from hsjax.files import read_npz
 
 
 class Dataset(NamedTuple):
-    """Images and labels of both splits; labels are None where a set has none."""
+    """Images and labels of both splits; labels are None where a set has none.
+
+    Images may be JAX arrays, on the device already.
+    """
 
     name: str
-    train_images: np.ndarray  # uint8 [N, height, width, channels]
+    train_images: np.ndarray  # uint8 [N, height, width, channels], 1 or 3 channels
     train_labels: np.ndarray | None  # int32 [N]
     test_images: np.ndarray  # uint8 [M, height, width, channels]
     test_labels: np.ndarray | None  # int32 [M]
@@ -25,7 +29,13 @@ _ARRAYS = Dataset._fields[1:]
 
 
 def load(
-    name: str, directory: str = "", *, size: int = 0, crop: int = 0, corrupt: str = "refuse"
+    name: str,
+    directory: str = "",
+    *,
+    size: int = 0,
+    crop: int = 0,
+    corrupt: str = "refuse",
+    test_share: float = 0.1,
 ) -> Dataset:
     """Reads a data set.
 
@@ -34,8 +44,9 @@ def load(
         ending in "/" to a folder of images; or a tensorflow-datasets image set as tfds spells it
         ("mnist", "name/config", "name:1.0.0").
         An .npz holds train_images and test_images, uint8 [N, height, width] or
-        [N, height, width, channels], and may hold train_labels and test_labels, integers [N].
-        A folder holds train/ and test/, and in them images, or a folder of images for each class.
+        [N, height, width, 1 or 3], and may hold train_labels and test_labels, integers [N].
+        A folder holds train/ and test/, and in them images, or a folder of images for each class;
+        or it holds these itself, and `test_share` splits them. See `sources.folder_of_images`.
       directory: where tensorflow-datasets keeps prepared sets; "" is its own default
         (TFDS_DATA_DIR or ~/tensorflow_datasets). A set that is not there is downloaded and
         prepared, which needs TensorFlow; a prepared one is read without it.
@@ -43,6 +54,7 @@ def load(
         images as they are.
       crop: height and width of that square before; 0 is the largest there is.
       corrupt: "refuse" a set of which an image can't be read, or "skip" the image.
+      test_share: share of the images of a folder without train/ and test/ that are for testing.
 
     Returns:
       Arrays in memory, or of a folder or tensorflow-datasets set, which may be large, mapped into
@@ -62,7 +74,7 @@ def load(
         name[:1] in ("/", "~", ".") and os.path.isdir(os.path.expanduser(name))
     ):
         name = f"{name.rstrip('/')}/"
-        source = sources.folder_of_images(name, size, crop)
+        source = sources.folder_of_images(name, size, crop, test_share)
     else:
         source = sources.tfds_set(name, directory, size, crop)
     with sources.quiet():
@@ -72,7 +84,32 @@ def load(
 
 def of_config(fields: ConfigDict) -> Dataset:
     """The data set that the `data` fields of a config name; see `load`."""
-    return load(fields.name, fields.dir, size=fields.size, crop=fields.crop, corrupt=fields.corrupt)
+    return load(
+        fields.name,
+        fields.dir,
+        size=fields.size,
+        crop=fields.crop,
+        corrupt=fields.corrupt,
+        test_share=fields.test_share,
+    )
+
+
+def checked(dataset: Dataset) -> Dataset:
+    """A data set made in Python, held to what `load` holds files to.
+
+    Images stay where they are, on the host or on the device; labels come to the host as int32, and
+    images of [N, height, width] get an axis of one channel.
+
+    Raises:
+      UserError: as `load`.
+    """
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"the data set is a {type(dataset).__name__}: make it an hsjax.data.Dataset"
+        )
+    arrays = dataset._asdict()
+    name = str(arrays.pop("name"))
+    return _checked(name, name, {key: x for key, x in arrays.items() if x is not None})
 
 
 def _load_digits() -> Dataset:
@@ -85,9 +122,12 @@ def _load_digits() -> Dataset:
     return _checked("digits", "digits", dict(zip(_ARRAYS, arrays, strict=True)))
 
 
-def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
+def _checked(name: str, source: str, arrays: dict[str, Any]) -> Dataset:
     """The data set in these arrays, or a UserError that names the source and the array."""
     arrays, splits = dict(arrays), ("train", "test")
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray | jax.Array):
+            raise UserError(f"{source}: {key} is a {type(array).__name__}: make it a NumPy array")
     for images in ("train_images", "test_images"):
         if images not in arrays:
             raise UserError(f"{source}: {images} is missing: add it as uint8 [N, height, width, C]")
@@ -100,6 +140,11 @@ def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
             raise UserError(f"{source}: {images} has shape {shape}: give it 2 or more images")
         if len(shape) == 3:
             arrays[images] = arrays[images][..., None]
+        elif shape[3] not in (1, 3):
+            raise UserError(
+                f"{source}: {images} has shape {shape}, which is {shape[3]} channels: "
+                f"make it [N, height, width, 1 or 3]{_transpose(images, shape)}"
+            )
     train, test = (arrays[f"{split}_images"].shape[1:] for split in splits)
     if train != test:
         raise UserError(f"{source}: train_images are {train} and test_images {test}: make them one")
@@ -108,7 +153,7 @@ def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
         missing = "test_labels" if labelled == ["train"] else "train_labels"
         raise UserError(f"{source}: {missing} is missing: give labels to both splits or to neither")
     for split in labelled:
-        labels, count = arrays[f"{split}_labels"], len(arrays[f"{split}_images"])
+        labels, count = np.asarray(arrays[f"{split}_labels"]), len(arrays[f"{split}_images"])
         where = f"{source}: {split}_labels"
         if not np.issubdtype(labels.dtype, np.integer):
             raise UserError(f"{where} is {labels.dtype}: convert it to integers")
@@ -120,3 +165,11 @@ def _checked(name: str, source: str, arrays: dict[str, np.ndarray]) -> Dataset:
             raise UserError(f"{where} leaves 0..2³¹-1: number the classes from 0")
         arrays[f"{split}_labels"] = labels.astype(np.int32)
     return Dataset(name, **{key: arrays.get(key) for key in _ARRAYS})  # type: ignore[arg-type]
+
+
+def _transpose(images: str, shape: tuple[int, ...]) -> str:
+    """What brings the channels to the end, if they are elsewhere."""
+    for axis, order in ((1, "0, 2, 3, 1"), (2, "3, 0, 1, 2")):  # PyTorch's, MATLAB's
+        if shape[axis] in (1, 3):
+            return f", as {images}.transpose({order}) does"
+    return ""

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,7 +24,10 @@ _NAMED = 5  # unreadable images that a message names
 
 
 class Source(NamedTuple):
-    """A set of encoded images that are read one by one, from any thread."""
+    """A set of encoded images that are read one by one, from any thread.
+
+    Grey ones, [H, W, 1], become RGB if any image of the set is.
+    """
 
     name: str  # as messages call it
     key: dict  # all that its decoded images depend on, as JSON has it
@@ -72,7 +75,8 @@ def arrays(source: Source, *, skip: bool) -> dict[str, np.ndarray]:
     buffers: dict[str, io.BytesIO] = {}
 
     def buffer(name):
-        return contextlib.nullcontext(buffers.setdefault(name, io.BytesIO()))
+        buffers[name] = io.BytesIO()
+        return contextlib.nullcontext(buffers[name])
 
     index = _decode(source, buffer, skip)
     return _labelled(
@@ -109,7 +113,8 @@ def _labelled(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _write(source: Source, folder: Path, skip: bool) -> None:
     """Writes all of the folder or none of it, whatever happens midway."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    remove(folder)  # damaged or out of date
+    if folder.is_dir():  # damaged or out of date
+        remove(folder)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     new.mkdir()
     try:
@@ -124,20 +129,33 @@ def _write(source: Source, folder: Path, skip: bool) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _decode(
-    source: Source,
-    open_array: Callable[[str], contextlib.AbstractContextManager[BinaryIO]],
-    skip: bool,
-) -> dict[str, Any]:
+class _LateColour(Exception):
+    """An image is RGB, but grey ones have been written before it."""
+
+
+_Open = Callable[[str], contextlib.AbstractContextManager[BinaryIO]]
+
+
+def _decode(source: Source, open_array: _Open, skip: bool) -> dict[str, Any]:
     """Writes the bytes of the arrays, image after image; returns what _INDEX holds."""
+    try:
+        return _decode_as(source, open_array, skip, rgb=False)
+    except _LateColour:
+        return _decode_as(source, open_array, skip, rgb=True)
+
+
+def _decode_as(source: Source, open_array: _Open, skip: bool, *, rgb: bool) -> dict[str, Any]:
     shape: tuple[int, ...] = ()
     index: dict[str, Any] = {"key": source.key, "arrays": {}, "skipped": {}}
     total, done = sum(source.counts.values()), 0
     try:
         for split, count in source.counts.items():
             labels, images_crc = [], 0
-            with open_array(f"{split}_images") as file:
-                for i, found in enumerate(_read(source, split, count)):
+            with (
+                open_array(f"{split}_images") as file,
+                contextlib.closing(_read(source, split, count)) as images,
+            ):
+                for i, found in enumerate(images):
                     done += 1
                     if done % 100 == 0 and sys.stderr.isatty():
                         print(f"\rreading {source.name}: {done}/{total}", end="", file=sys.stderr)
@@ -145,7 +163,11 @@ def _decode(
                         index["skipped"][source.where(split, i)] = reason(found)
                         continue
                     image, label = found
+                    if image.shape[2] == 1 and (rgb or shape[2:] == (3,)):
+                        image = image.repeat(3, axis=2)
                     shape = shape or image.shape
+                    if image.shape == (*shape[:2], 3) and shape[2] == 1:
+                        raise _LateColour
                     if image.shape != shape:
                         raise UserError(
                             f"{source.name} has images of {shape} and {image.shape}: scale them "
@@ -176,7 +198,9 @@ def _about(shape, dtype, crc32):
     return {"shape": list(shape), "dtype": dtype, "crc32": crc32}
 
 
-def _read(source: Source, split: str, count: int) -> Iterator[tuple[np.ndarray, int] | Exception]:
+def _read(
+    source: Source, split: str, count: int
+) -> Generator[tuple[np.ndarray, int] | Exception, None, None]:
     """Each image of a split, in order, or what reading it raised; threads read ahead."""
     import grain  # half a second to import
 
@@ -187,7 +211,11 @@ def _read(source: Source, split: str, count: int) -> Iterator[tuple[np.ndarray, 
             return error
 
     ahead = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=256)
-    return iter(grain.MapDataset.source(range(count)).map(read).to_iter_dataset(ahead))
+    iterator = iter(grain.MapDataset.source(range(count)).map(read).to_iter_dataset(ahead))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def _judge(source: Source, skipped: dict[str, str], skip: bool) -> None:

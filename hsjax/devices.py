@@ -97,6 +97,23 @@ def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     return lax.with_sharding_constraint(batch, _along(PartitionSpec("data"), devices))
 
 
+def start() -> None:
+    """Let JAX find its devices.
+
+    Raises:
+      UserError: there are none of the kind that JAX_PLATFORMS asks for, or they don't answer.
+    """
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        # An assertion has no text: JAX knows the kind, and nothing that drives it is installed.
+        why = reason(error).partition(" (set JAX")[0] if str(error) else "no plugin is installed"
+        raise UserError(
+            f"JAX can't start on JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} ({why}): "
+            "install '.[cuda]' or '.[tpu]', or unset JAX_PLATFORMS to run on what is there"
+        ) from error
+
+
 def connect(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
@@ -131,6 +148,7 @@ def connect(
             "HOST:PORT --processes=N --process=I, which a cluster unknown to JAX needs"
         ) from error
     sys.excepthook = _end_at_once
+    start()
     if not is_first():
         sys.stdout = open(os.devnull, "w")
 

@@ -21,28 +21,32 @@ PICTURED = 64  # images in each panel of a figure
 
 
 class Inference(NamedTuple):
-    """The model in evaluation mode (BatchNorm on running statistics), jitted."""
+    """The functions of a trained model, jitted."""
 
     encode: Callable  # (state, uint8 [B, H, W, C]) -> Latent of [B, n]
     decode: Callable  # (state, [B, n]) -> [B, H, W, C] in [0, 1]
     errors: Callable  # (state, uint8 [B, H, W, C], z [B, n]) -> squared error [B], summed
 
 
-def inference(experiment: train.Experiment, latent_scale: float = 1.0) -> Inference:
+def inference(
+    experiment: train.Experiment, latent_scale: float = 1.0, batch_norm: str = "running"
+) -> Inference:
     """The functions of a run's model on images as they are in the data.
 
     The decoder gets its latents times latent_scale, after the projection if the model projects.
+    BatchNorm takes its running statistics, or those of the batch if batch_norm is "batch".
     The devices of this process share the rows of what they are given; a state is on all of them.
     """
+    by_batch = batch_norm == "batch"
     split = functools.partial(devices.split, devices=jax.local_devices())
 
     def encode(state, images):
         model = experiment.model(state.params, state.batch_stats)
-        return model.encode(experiment.pad(batches.prepare(split(images))))
+        return model.encode(experiment.pad(batches.prepare(split(images))), train=by_batch)
 
     def decode(state, z):
         model = experiment.model(state.params, state.batch_stats)
-        return experiment.crop(model.decode(split(z), scale=latent_scale))
+        return experiment.crop(model.decode(split(z), train=by_batch, scale=latent_scale))
 
     def errors(state, images, z):
         return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
@@ -108,15 +112,22 @@ class Evaluation(NamedTuple):
 def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features.FeatureNetwork]:
     """Those of evaluate.features: one for each of evaluate.feature_seeds, or the Inception network.
 
+    Random ones stand in for classifiers of a set whose labels teach nothing.
+
     Raises:
-      UserError: no labels to train a classifier with, or no usable weights for Inception.
+      UserError: no usable weights for Inception.
     """
     wanted = config.evaluate
+    if wanted.features == "none":
+        return []
     if wanted.features == "inception":
         return [features.inception(wanted.inception_weights)]
+    if wanted.features == "random" or features.lacking(dataset):
+        shape = dataset.train_images.shape[1:]
+        return [features.random(shape, seed=seed) for seed in wanted.feature_seeds]
     return [
         features.classifier(dataset, seed=seed, steps=wanted.feature_steps)
-        for seed in (wanted.feature_seeds if wanted.features == "classifier" else ())
+        for seed in wanted.feature_seeds
     ]
 
 
@@ -163,8 +174,7 @@ def evaluate(
     batch_size += -batch_size % jax.local_device_count()
     noise_key, sample_key = jax.random.split(train.random_key(config.seed))
     images, labels = dataset.test_images, dataset.test_labels
-    labelled = dataset.train_labels is not None and labels is not None
-    notes = []
+    lacks, notes = features.lacking(dataset), []
 
     say(f"encoding {len(images)} test images")
     test = embed(model, state, images, batch_size)
@@ -182,15 +192,19 @@ def evaluate(
         "mse_sum_sampled_z": mse_sampled,
     }
     spec = train.objective(config).spec
-    parts = jax.jit(train.regulariser, static_argnums=0)(config.loss.kind, test, spec)
+    parts = jax.jit(train.regulariser, static_argnums=0)(experiment.config.loss, test, spec)
     numbers |= {name: float(value) for name, value in parts.items()}
     if wanted.latent_scale != 1.0:
         numbers["latent_scale"] = wanted.latent_scale
         notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
 
+    if wanted.batch_norm == "batch":
+        notes.append(f"BatchNorm takes the statistics of each batch of {batch_size} that is judged")
+    numbers["batch_norm"] = wanted.batch_norm
+
     say(f"encoding {len(dataset.train_images)} training images")
     bank = embed(model, state, dataset.train_images, batch_size).mean
-    if labelled:
+    if not lacks:
         question = (bank, dataset.train_labels, test.mean, labels)
         if "knn" in wanted.metrics:
             say("looking for neighbours")
@@ -200,10 +214,13 @@ def evaluate(
             say("fitting a linear probe")
             numbers["linear_probe_accuracy"] = neighbours.linear_probe_accuracy(*question)
     else:
-        notes.append("no labels: k-NN accuracy, linear probe and colours are left out")
+        need = "k-NN accuracy and linear probe"
+        if labels is None:
+            need = "k-NN accuracy, linear probe and colours"
+        notes.append(f"{lacks}: {need} are left out")
 
     arrays = {"test_mean": np.asarray(test.mean)}
-    if labels is not None and labelled:
+    if labels is not None:
         arrays["test_labels"] = labels
     if "latents" in wanted.metrics:
         say("describing the latents")
@@ -233,12 +250,15 @@ def evaluate(
         samples[name] = decode(model, state, z, batch_size)
 
     of_images = {"frechet", "kid", "prdc"}.intersection(wanted.metrics)
-    if wanted.features == "classifier" and not labelled and of_images:
-        notes.append("no labels to train a feature network with: set evaluate.features=inception")
-    elif wanted.features != "none" and of_images:
+    if wanted.features != "none" and of_images:
+        if wanted.features == "classifier" and lacks:
+            notes.append(
+                f"{lacks} to train a feature network with: images are judged by one of random "
+                "weights, FD[random-conv]; evaluate.features=inception gives FID"
+            )
         chosen = np.random.default_rng(config.seed).permutation(len(bank))[:count]
         if len(chosen) < count:
-            notes.append(f"the floor is of {len(chosen)} training images only, so it is too high")
+            notes.append(f"only {len(chosen)} training images are reconstructed for comparison")
         sets = generation.Sets(
             test=images[:count],
             reconstructions=reconstructions,
@@ -250,6 +270,7 @@ def evaluate(
         numbers["fit_split"] = config.sample.fit_split
         numbers["generation"] = []
         for network in feature_networks(config, dataset):
+            notes += features.doubts(network, dataset)
             numbers["generation"].append(generation.judge(network, sets, wanted.metrics, say))
     notes += dict.fromkeys(n for row in numbers.get("generation", ()) for n in row.pop("notes"))
     numbers["notes"] = notes

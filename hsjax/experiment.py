@@ -32,7 +32,8 @@ from hsjax.files import (
     write_text,
     writing,
 )
-from hsjax.logs import Phases, Progress, Records, read_metrics
+from hsjax.logs import Records, read_metrics
+from hsjax.terminal import Phases, Progress, fold, tell
 
 SHOWN = ("loss", "mse", "kl", "beta")  # terms in the progress line
 
@@ -97,13 +98,13 @@ def _train_and_evaluate(config, path, dataset) -> dict:
                         initial.params, include_stats=False
                     )
                     write_text(run.path / "parameters.txt", overview + "\n")
-        print(_describe(run, initial))
+        tell(_describe(run, initial))
         with devices.all_or_none():
             state = checkpoints.restore(initial) or initial
         state = devices.from_first(state)
         step, steps = int(state.step), run.experiment.steps
         if step:
-            print(f"continuing {run.path} after epoch {step // steps}, step {step}")
+            tell(f"continuing {run.path} after epoch {step // steps}, step {step}")
         with devices.all_or_none():
             is_first = devices.is_first()
             opened = Records(run.path, step // steps, step) if is_first else nullcontext()
@@ -181,13 +182,13 @@ class _Run(NamedTuple):
 
 def _open(config, path, dataset) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
-    dataset = dataset or data.of_config(config.data)
+    dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
     evaluation.check(config, dataset)
     checksums = _checksums(dataset)
     _check_data(path, checksums)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     experiment, programs = _built(train.static(config), shape, count)
-    model = _inference(experiment, config.evaluate.latent_scale)
+    model = _inference(experiment, config.evaluate.latent_scale, config.evaluate.batch_norm)
     return _Run(config, path, dataset, checksums, experiment, programs, model)
 
 
@@ -255,16 +256,16 @@ def _train(run, state, checkpoints, records, stop_signal):
     first = int(state.step)
     last = config.train.epochs * experiment.steps
     if first < last:
-        started = time.monotonic()
-        programs = _compiled(
-            programs,
-            *(_shapes(x) for x in (objective, state, images)),
-            streamed=run.streamed,
-            scan=scan,
-            # The rest of an epoch stopped halfway is another program: jit compiles that when run.
-            whole=first % experiment.steps == 0,
-        )
-        print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
+        with Phases() as say:
+            say("compiling")
+            programs = _compiled(
+                programs,
+                *(_shapes(x) for x in (objective, state, images)),
+                streamed=run.streamed,
+                scan=scan,
+                # The rest of an epoch stopped halfway is another program: jit compiles it when run.
+                whole=first % experiment.steps == 0,
+            )
     progress = Progress(config.train.epochs, experiment.steps, config.train.batch_size)
 
     def after_step(state):
@@ -291,8 +292,8 @@ def _train(run, state, checkpoints, records, stop_signal):
             if inside == 0:
                 seconds = time.monotonic() - started
                 row = _averages(state, experiment.steps)
-                if epoch == 1 and config.loss.relative_beta and row["kl"] > 0:
-                    scale = devices.replicate(jnp.float32(row["mse"] / row["kl"]))
+                if epoch == 1 and config.loss.relative_beta:
+                    scale = devices.replicate(jnp.float32(row["mse"] / (row["kl"] + 1e-3)))
                     state = state._replace(beta_scale=scale)
                 seen = (step - before) * config.train.batch_size
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
@@ -405,7 +406,7 @@ def _check_finite(experiment, state, checkpoints, origin):
 
 
 def _evaluate(run, state, records=None) -> dict:
-    print("evaluating", flush=True)
+    tell("evaluating")
     state = _on_this_process(state)
     with Phases() as say:
         with replaced_together(run.path) as new:
@@ -421,8 +422,8 @@ def _evaluate(run, state, records=None) -> dict:
         say("drawing")
         with replaced_together(run.path) as new, writing(run.path):
             _draw(new / "figures", run, found)
-    print(report.table(found.numbers, run.dataset.name))
-    print(f"numbers: {run.path / 'metrics.json'}\npictures: {run.path / 'figures'}")
+    tell(report.table(found.numbers, run.dataset.name))
+    tell(f"numbers: {run.path / 'metrics.json'}\npictures: {run.path / 'figures'}")
     return found.numbers
 
 
@@ -465,14 +466,17 @@ def _describe(run, state) -> str:
     device = jax.devices()[0]
     number = f"{jax.device_count()} x " if jax.device_count() > 1 else ""
     hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return (
+    images = (
         f"{dataset.name}: {count} training images of {height}x{width}x{channels}, "
         f"{experiment.steps} batches of {batch_size} an epoch"
         + (f" (the last one filled up with {repeated} seen twice)" if repeated else "")
         + (", streamed from the host" if run.streamed else "")
-        + f"\n{config.loss.kind} VAE, n = {config.model.latent_dim}: "
+    )
+    model = (
+        f"{config.loss.kind} VAE, n = {config.model.latent_dim}: "
         f"{parameters:,} parameters on {number}{device.device_kind} ({device.platform}){hosts}"
     )
+    return f"{fold(images)}\n{fold(model)}"
 
 
 class _Signals:
@@ -498,5 +502,5 @@ class _Signals:
     def _note(self, number, _):
         self._received = number
         part = "epoch" if jax.process_count() > 1 else "step"
-        print(f"\nstopping after this {part}, saving", flush=True)
+        tell(f"\nstopping after this {part}, saving")
         signal.signal(signal.SIGINT, signal.default_int_handler)

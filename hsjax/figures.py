@@ -1,15 +1,29 @@
 """The paper's pictures, drawn from arrays and numbers to PNG files; nothing is computed on a model.
 
 Every file is 8 inches wide at 150 dpi, so that its texts stay legible on a page of 800 pixels. The
-canvas is Agg without pyplot: no display is needed and no global state of matplotlib changes.
+canvas is Agg without pyplot: no display is needed. Pictures are drawn with matplotlib's defaults,
+whatever the user's settings are, and these stay as they were.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from math import lgamma, pi
 from pathlib import Path
 from textwrap import wrap
+from unittest import mock
 
 import numpy as np
+
+with mock.patch.dict(os.environ):
+    # Only pyplot needs this backend, and without its package importing matplotlib would fail.
+    _backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+if _backend:
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = _backend  # for a notebook that draws with pyplot later
+
 from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +44,15 @@ CLASSES = (
     *("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE"),
     *("#882255", "#44AA99", "#999933", "#AA4499", "#888888"),
 )
+_SETTINGS = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
 HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Matplotlib's defaults within; as a decorator, of a whole function that draws."""
+    with matplotlib.rc_context(_SETTINGS):
+        yield
 
 
 def new_figure(height: float, footer: str) -> tuple[Figure, SubFigure]:
@@ -118,6 +140,7 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])[:-1, :-1]
 
 
+@own_settings()
 def panels(path: Path, panels: dict[str, np.ndarray], footer: str, columns: int = 8) -> None:
     """Figure 1a, {title: images as in `tile`}: originals, reconstructions, new samples."""
     rows, across = rows_and_columns(len(panels), 4)
@@ -134,6 +157,7 @@ def panels(path: Path, panels: dict[str, np.ndarray], footer: str, columns: int 
     save(figure, path)
 
 
+@own_settings()
 def interpolations(path: Path, images: np.ndarray, footer: str) -> None:
     """Decoded paths between pairs of latents, [rows, columns, H, W, C], one per row."""
     columns, height, width, channels = np.shape(images)[1:]
@@ -238,6 +262,7 @@ def _hemisphere(axes: Axes, view: np.ndarray, points: np.ndarray, style: dict) -
     return int(near.sum())
 
 
+@own_settings()
 def groups_on_sphere(
     path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str
 ) -> None:
@@ -277,6 +302,7 @@ def groups_on_sphere(
     save(figure, path)
 
 
+@own_settings()
 def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str) -> None:
     """Figure 1c: a t-SNE projection of the latents, [count, 2], coloured by class."""
     points, labels, style, key = _points(points, labels)
@@ -302,6 +328,7 @@ def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str)
     save(figure, path)
 
 
+@own_settings()
 def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str) -> None:
     """Mean and standard deviation over the data of each cos φ_k, [n-1], beside the prior's."""
     mean, spread = (np.where(np.isfinite(x), x, np.nan) for x in (mean, spread))
@@ -333,6 +360,7 @@ def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str)
     save(figure, path)
 
 
+@own_settings()
 def overlap_histogram(
     path: Path, edges: np.ndarray, counts: np.ndarray, footer: str, *, dimension: int
 ) -> None:
@@ -366,6 +394,7 @@ def overlap_histogram(
     save(figure, path)
 
 
+@own_settings()
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
     """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself."""
     terms = ("mean_angles", "mean_radius", "std_angles", "std_radius")

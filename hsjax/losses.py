@@ -208,17 +208,26 @@ def paper_spec(
     )
 
 
-def published_spec(n: int, compression: str = "full", *, std_radius: ArrayLike = 1.0) -> Spec:
+def published_spec(
+    n: int,
+    compression: str = "full",
+    *,
+    std_radius: ArrayLike = 1.0,
+    std_angle_gain: ArrayLike = 500_000.0,
+) -> Spec:
     """The variant of the authors' public code, with all its constants.
 
     Its spread terms are s² - log s² - 1 of s = σ_b + 1 - b (s = σ_b/√½ for the radius of σ); angle
     terms weigh 50 √n/√(k+1), their mean parts 0.05 of it, the radius terms 50; both radii aim at
-    √(n - ½). `total` multiplies the four terms by 1000, 300, 500000 and 500.
+    √(n - ½), and cosines at those of the diagonal with eps in its squared tails: 1/√(n-k+1+eps).
+    `total` multiplies the four terms by 1000, 300, std_angle_gain and 500.
 
     Args:
       n: latent dimension, >= 2.
       compression: as in `paper_spec`.
       std_radius: factor on the target of σ's radius; a later version of the code has 0.001.
+      std_angle_gain: overall gain of σ's angle term: 50,000 for MNIST, 225,000 for Fashion-MNIST,
+        500,000 for CIFAR10, SVHN and CelebA in the authors' code.
 
     Raises:
       ValueError: n < 2 or an unknown compression.
@@ -228,7 +237,8 @@ def published_spec(n: int, compression: str = "full", *, std_radius: ArrayLike =
       >>> [f"{gain:.2f}" for gain in spec.mean_gain[0]]  # 0.05 · 50 √n/√(k+1); 50 for the radius
       ['5.00', '3.54', '2.89', '50.00']
     """
-    diagonal = _diagonal(n)
+    eps = 1e-3
+    diagonal = lax.rsqrt(_diagonal(n) ** -2 + eps)
     angle = 50.0 * n**0.5 * lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32))
     radius = (n - 0.5) ** 0.5
     return Spec(
@@ -240,8 +250,8 @@ def published_spec(n: int, compression: str = "full", *, std_radius: ArrayLike =
         spread_target=_rows((diagonal, 0.0), (0.0, 1.0), n),
         spread_gain=_rows((angle, 50.0), (angle, 50.0), n),
         spread_scale=_rows((1.0, 1.0), (1.0, 2.0**0.5), n),
-        term_gains=SphericalTerms(1000.0, 300.0, 500_000.0, 500.0),
-        eps=1e-3,
+        term_gains=SphericalTerms(1000.0, 300.0, std_angle_gain, 500.0),
+        eps=eps,
         variance_eps=1e-4,
         form="kl",
     )
@@ -413,8 +423,9 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     Args:
       epoch: 1, 2, ... of any shape; NaN below 0.
       form: "sqrt", √(epoch / length) up to 1, constant from epoch `length` on, so that β is the
-        final weight; "published", √epoch + 1, constant from `length` on; "published_drop", the
-        same but 1 after `length` (a later version of the authors' code); "none", 1.
+        final weight; "published", √(epoch - 1) + 1, as the authors' code, which counts from 0, has
+        it for half compression; "published_drop", the same, but 1 once epoch - 1 > `length`, as it
+        has it for full compression; "none", 1.
       length: epochs of annealing, positive.
 
     Returns:
@@ -429,13 +440,12 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     """
     epoch = jnp.asarray(epoch, jnp.float32)
     length = jnp.asarray(length, jnp.float32)
-    grown = jnp.minimum(epoch, length)
     if form == "sqrt":
-        return jnp.sqrt(grown / length)
+        return jnp.sqrt(jnp.minimum(epoch, length) / length)
     if form == "published":
-        return jnp.sqrt(grown) + 1.0
+        return jnp.sqrt(epoch - 1.0) + 1.0
     if form == "published_drop":
-        return jnp.where(epoch > length, 1.0, jnp.sqrt(grown) + 1.0)
+        return jnp.where(epoch - 1.0 > length, 1.0, jnp.sqrt(epoch - 1.0) + 1.0)
     if form == "none":
         return jnp.ones_like(epoch)
     raise ValueError(f"form must be one of {', '.join(ANNEALINGS)}, got {form!r}")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
 from hsjax import convolution, coordinates
 
@@ -28,20 +29,50 @@ def _convolve(x: Array, kernel: Array, strides, padding, **settings) -> Array:
     return convolution.convolve(x, kernel)  # the settings below are the only ones it knows
 
 
-def _convolution(inputs: int, outputs: int, size: int, dtype, rngs, *, bias=False) -> nnx.Conv:
+class _How(NamedTuple):
+    """What all layers of a network have in common."""
+
+    dtype: DTypeLike
+    initialisation: str
+    rngs: nnx.Rngs
+
+
+INITIALISATIONS = ("lecun_normal", "pytorch")
+
+
+def _initialisers(kind: str, fan_in: int) -> dict:
+    """Those of kernel and bias: "pytorch" is its default, U(-1/√fan_in, 1/√fan_in) for both."""
+    if kind == "lecun_normal":
+        return {}  # Flax's default, with biases of 0
+    if kind != "pytorch":
+        raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}: {kind!r}")
+
+    def uniform(key, shape, dtype=jnp.float32, **_):
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / fan_in**0.5
+
+    return {"kernel_init": uniform, "bias_init": uniform}
+
+
+def _convolution(inputs: int, outputs: int, size: int, how: _How, *, bias=False) -> nnx.Conv:
     return nnx.Conv(
         *(inputs, outputs, (size, size)),
         padding="SAME",
         use_bias=bias,
-        dtype=dtype,
+        dtype=how.dtype,
         conv_general_dilated=_convolve,
-        rngs=rngs,
+        rngs=how.rngs,
+        **_initialisers(how.initialisation, inputs * size**2),
     )
 
 
-def _normalisation(features: int, dtype, rngs) -> nnx.BatchNorm:
+def _linear(inputs: int, outputs: int, how: _How) -> nnx.Linear:
+    initialisers = _initialisers(how.initialisation, inputs)
+    return nnx.Linear(inputs, outputs, rngs=how.rngs, **initialisers)
+
+
+def _normalisation(features: int, how: _How) -> nnx.BatchNorm:
     # momentum 0.9 here is PyTorch's default 0.1; statistics stay float32 whatever the dtype.
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=how.dtype, rngs=how.rngs)
 
 
 def _activation(x: Array) -> Array:
@@ -62,12 +93,12 @@ def _double(x: Array) -> Array:
 class Block(nnx.Module):
     """Two 3×3 convolutions beside a skip, which is a 1×1 convolution when the width changes."""
 
-    def __init__(self, inputs: int, outputs: int, dtype, *, rngs: nnx.Rngs):
-        self.conv1 = _convolution(inputs, outputs, 3, dtype, rngs)
-        self.norm1 = _normalisation(outputs, dtype, rngs)
-        self.conv2 = _convolution(outputs, outputs, 3, dtype, rngs)
-        self.norm2 = _normalisation(outputs, dtype, rngs)
-        self.skip = _convolution(inputs, outputs, 1, dtype, rngs) if inputs != outputs else None
+    def __init__(self, inputs: int, outputs: int, how: _How):
+        self.conv1 = _convolution(inputs, outputs, 3, how)
+        self.norm1 = _normalisation(outputs, how)
+        self.conv2 = _convolution(outputs, outputs, 3, how)
+        self.norm2 = _normalisation(outputs, how)
+        self.skip = _convolution(inputs, outputs, 1, how) if inputs != outputs else None
 
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[B, H, W, inputs] -> [B, H, W, outputs]."""
@@ -76,22 +107,22 @@ class Block(nnx.Module):
         return _activation(y + (x if self.skip is None else self.skip(x)))
 
 
-def _blocks(widths, dtype, rngs) -> nnx.List:
-    return nnx.List([Block(a, b, dtype, rngs=rngs) for a, b in itertools.pairwise(widths)])
+def _blocks(widths, how: _How) -> nnx.List:
+    return nnx.List([Block(a, b, how) for a, b in itertools.pairwise(widths)])
 
 
 class Encoder(nnx.Module):
     """Images to μ and log σ²: a 5×5 convolution, then a residual block and a halving per stage."""
 
-    def __init__(self, shape, latent_dim: int, stages, dtype, *, rngs: nnx.Rngs):
+    def __init__(self, shape, latent_dim: int, stages, how: _How):
         height, width, channels = shape
         scale = 2 ** len(stages)
         features = height // scale * (width // scale) * stages[-1]
-        self.stem = _convolution(channels, stages[0], 5, dtype, rngs)
-        self.norm = _normalisation(stages[0], dtype, rngs)
-        self.blocks = _blocks(stages, dtype, rngs)
-        self.last = Block(stages[-1], stages[-1], dtype, rngs=rngs)
-        self.head = nnx.Linear(features, 2 * latent_dim, rngs=rngs)
+        self.stem = _convolution(channels, stages[0], 5, how)
+        self.norm = _normalisation(stages[0], how)
+        self.blocks = _blocks(stages, how)
+        self.last = Block(stages[-1], stages[-1], how)
+        self.head = _linear(features, 2 * latent_dim, how)
 
     def __call__(self, x: Array, *, train: bool) -> Latent:
         """[B, H, W, C] -> [B, n] twice."""
@@ -106,18 +137,18 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latents to images in [0, 1]: the encoder's stages backwards, with doublings."""
 
-    def __init__(self, shape, latent_dim: int, stages, dtype, *, rngs: nnx.Rngs):
+    def __init__(self, shape, latent_dim: int, stages, how: _How):
         height, width, channels = shape
         scale = 2 ** len(stages)
         self.small = (height // scale, width // scale, stages[-1])
         features = math.prod(self.small)
-        self.dtype = dtype
-        self.head = nnx.Linear(latent_dim, features, rngs=rngs)
-        self.norm = _normalisation(features, dtype, rngs)
+        self.dtype = how.dtype
+        self.head = _linear(latent_dim, features, how)
+        self.norm = _normalisation(features, how)
         widths = [stages[-1], *reversed(stages)]
-        self.blocks = _blocks(widths, dtype, rngs)
-        self.last = Block(stages[0], stages[0], dtype, rngs=rngs)
-        self.out = _convolution(stages[0], channels, 5, dtype, rngs, bias=True)
+        self.blocks = _blocks(widths, how)
+        self.last = Block(stages[0], stages[0], how)
+        self.out = _convolution(stages[0], channels, 5, how, bias=True)
 
     def __call__(self, z: Array, *, train: bool) -> Array:
         """[B, n] -> [B, H, W, C]."""
@@ -142,10 +173,13 @@ class VAE(nnx.Module):
       dtype: of the convolutions and their activations; parameters, batch statistics, μ, log σ² and
         the output are float32.
       project: rescale every z to ‖z‖ = √n before decoding (below equation 8).
+      initialisation: "lecun_normal", with biases of 0, or "pytorch", the default of the authors'
+        framework, which has a third of that variance and biases like the weights.
       rngs: for the initial parameters.
 
     Raises:
-      ValueError: a side that 2^len(stages) does not divide, or latent_dim < 2.
+      ValueError: a side that 2^len(stages) does not divide, latent_dim < 2, or an unknown
+        initialisation.
     """
 
     def __init__(
@@ -156,6 +190,7 @@ class VAE(nnx.Module):
         dtype=jnp.float32,
         *,
         project: bool = False,
+        initialisation: str = "lecun_normal",
         rngs: nnx.Rngs,
     ):
         if any(side % 2 ** len(stages) for side in shape[:2]):
@@ -164,8 +199,9 @@ class VAE(nnx.Module):
             raise ValueError(f"latent_dim must be at least 2, got {latent_dim}")
         self.latent_dim = latent_dim
         self.project = project
-        self.encoder = Encoder(shape, latent_dim, stages, dtype, rngs=rngs)
-        self.decoder = Decoder(shape, latent_dim, stages, dtype, rngs=rngs)
+        how = _How(dtype, initialisation, rngs)
+        self.encoder = Encoder(shape, latent_dim, stages, how)
+        self.decoder = Decoder(shape, latent_dim, stages, how)
 
     def encode(self, images: Array, *, train: bool = False) -> Latent:
         """[batch, height, width, channels] in [0, 1] -> μ and log σ², [batch, n] each."""

@@ -1,6 +1,8 @@
-"""The numbers of an evaluation as tables for a terminal."""
+"""The numbers of an evaluation as tables that fit the terminal."""
 
+from hsjax import terminal
 from hsjax.metrics.latents import READING
+from hsjax.terminal import fold
 
 _NAMES = {
     "mse_sum": "MSE, sum over an image's values",
@@ -29,15 +31,18 @@ def table(numbers: dict, name: str) -> str:
         names["knn_accuracy"] += f" (k = {k})"
     rows = [(text, numbers[key]) for key, text in names.items() if key in numbers]
     width = max(len(text) for text, _ in rows)
-    lines = [f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}"]
+    lines = [fold(f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}")]
     lines += [f"  {text:<{width}}  {value:>9.4g}" for text, value in rows]
     if described := numbers.get("latents"):
         lines.append("latents of the test images")
         width = max(map(len, described))
-        lines += [f"  {k:<{width}}  {v:>9.4g}  {READING[k]}" for k, v in described.items()]
+        lines += [
+            fold(f"  {k:<{width}}  {v:>9.4g}  {READING[k]}", width + 15)
+            for k, v in described.items()
+        ]
     for row in numbers.get("generation", ()):
         lines += generation(row, numbers)
-    lines += [f"note: {note}" for note in numbers["notes"]]
+    lines += [fold(f"note: {note}") for note in numbers["notes"]]
     return "\n".join(lines)
 
 
@@ -46,7 +51,7 @@ def generation(row: dict, numbers: dict) -> list[str]:
     about = ", ".join(
         f"{text} {row[key]}" for key, text in (("seed", "seed"), ("steps", "steps")) if key in row
     )
-    if "test_accuracy" in row:
+    if row.get("test_accuracy") is not None:
         about += f", test accuracy {row['test_accuracy']:.3f}"
     name = row["distance"]
     lines = [
@@ -54,16 +59,23 @@ def generation(row: dict, numbers: dict) -> list[str]:
         f"  {numbers['sample_count']} samples, fitted to the {numbers['fit_split']} means; "
         f"MSE (sum) {numbers['mse_sum']:.4g}",
     ]
-    if "floor" in row:
+    if "reconstructions_to_test" in row:
         lines += [
             f"  {name} of reconstructions to test images: {row['reconstructions_to_test']:.4g}; "
-            f"floor (reconstructions of training to those of test images): {row['floor']:.4g}",
+            "for reference, reconstructions of training to those of test images: "
+            f"{row['train_reconstructions_to_reconstructions']:.4g}",
             f'  columns: {name} of samples to test images and to reconstructions ("self")',
         ]
-    shown = [key for key in _COLUMNS if any(key in r for r in row["samplers"].values())]
-    width = max(map(len, row["samplers"]))
-    lines.append("  " + " " * width + "".join(f"{_COLUMNS[key]:>11}" for key in shown))
-    for sampler, values in row["samplers"].items():
-        cells = "".join(f"{values[key]:>11.4g}" for key in shown)
-        lines.append(f"  {sampler:<{width}}{cells}")
-    return lines
+    return [*(fold(line, 4) for line in lines), _table(row["samplers"])]
+
+
+def _table(samplers: dict[str, dict[str, float]]) -> str:
+    """A line for each sampler."""
+    width = max(map(len, samplers))
+    rows = [[f"  {name:<{width}}"] for name in ("", *samplers)]
+    for key, title in _COLUMNS.items():
+        values = [row[key] for row in samplers.values() if key in row]
+        if values:
+            for row, cell in zip(rows, (title, *(f"{v:.4g}" for v in values)), strict=True):
+                row.append(f"{cell:>7}")
+    return terminal.table(rows, gap=" ")

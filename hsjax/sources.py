@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import logging
@@ -24,6 +23,8 @@ SPLITS = ("train", "test")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a name says: for some, programs run
 _GREY = ("1", "L", "LA")
+_NO_DATA = ("__MACOSX", "@eaDir")  # what archives and network drives leave in a folder
+_LIKE_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 _KNOWN = (
     "digits, a path to an .npz file or (with a slash at its end) to a folder of images, "
     "or the name of a tensorflow-datasets image set"
@@ -43,58 +44,127 @@ def _square(image: Image.Image, size: int, crop: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC) if size else image
 
 
-def folder_of_images(name: str, size: int, crop: int) -> Source:
-    """The image files below NAME/train and NAME/test.
+def _grey_or_rgb(file: Image.Image) -> Image.Image:
+    """The right way up, on white where it is transparent, of mode L or RGB.
+
+    A palette is grey if all colours that can be seen are.
+    """
+    if file.mode.startswith(("I", "F")):
+        raise ValueError("its pixels do not have 8 bits")
+    image = ImageOps.exif_transpose(file)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image, grey = image.convert("RGB"), file.mode in _GREY
+    if file.mode in ("P", "PA"):
+        pixels = np.asarray(image)
+        grey = bool((pixels == pixels[..., :1]).all())
+    return image.getchannel("R") if grey else image
+
+
+def folder_of_images(name: str, size: int, crop: int, test_share: float) -> Source:
+    """The image files below NAME/train and NAME/test, or below NAME if it has neither.
 
     Their labels are the folders they lie in, numbered in alphabetical order; those directly in
-    train and test have none. All become RGB, or all grey if the first one is.
+    train and test, or in NAME, have none. Links to folders are followed, but none back to a folder
+    around it. What begins with a dot, __MACOSX and @eaDir are left out.
+
+    Without train and test, the test split is the share of images (at least two) whose paths in
+    NAME have the smallest SHA-256; so it is the same on every machine.
+
+    An image is turned as its EXIF orientation says and laid on white where it is transparent. All
+    become RGB if any has colours.
 
     Raises:
-      UserError: a folder is missing, or some images have a label and others none.
+      UserError: a folder is missing or can't be read, or some images have a label and others none.
     """
     root = Path(os.path.abspath(os.path.expanduser(name)))
-    files = {split: _image_files(root / split) for split in SPLITS}
-    folders = {split: [_class_of(root / split, file) for file in files[split]] for split in SPLITS}
+    split_by_us = not any((root / split).is_dir() for split in SPLITS)
+    if split_by_us:
+        files = _share(root, _image_files(root), test_share)
+        roots = dict.fromkeys(SPLITS, root)
+    else:
+        roots = {split: root / split for split in SPLITS}
+        files = {split: _image_files(roots[split]) for split in SPLITS}
+    folders = {split: [_class_of(roots[split], file) for file in files[split]] for split in SPLITS}
     classes = sorted({folder for listed in folders.values() for folder in listed})
     if "" in classes and len(classes) > 1:
         raise UserError(f"{name}: put all of its images into folders of their classes, or none")
     unlabelled = classes == [""]
 
-    @functools.cache
-    def mode():
-        with Image.open(files["train"][0], formats=_FORMATS) as first:
-            return "L" if first.mode in _GREY else "RGB"
-
     def read(split, i):
         with Image.open(files[split][i], formats=_FORMATS) as file:
-            if file.mode.startswith(("I", "F")):
-                raise ValueError("its pixels do not have 8 bits")
-            if mode() == "L" and file.mode not in _GREY:
-                raise ValueError("it has colours, the first image has none")
-            image = _square(ImageOps.exif_transpose(file).convert(mode()), size, crop)
-        pixels = np.asarray(image)
+            pixels = np.asarray(_square(_grey_or_rgb(file), size, crop))
         label = -1 if unlabelled else classes.index(folders[split][i])
         return pixels.reshape(*pixels.shape[:2], -1), label
 
-    names = [str(file.relative_to(root)) for split in SPLITS for file in files[split]]
+    names = {split: [str(file.relative_to(root)) for file in files[split]] for split in SPLITS}
     stamps = [_stamp(file) for split in SPLITS for file in files[split]]
-    cache = user_cache()
+    behind = sorted({os.path.realpath(f) for f in {f.parent for s in SPLITS for f in files[s]}})
+    cache, of_share = user_cache(), f" {test_share}" * split_by_us
+    folder = f"{_stem(root.name, size, crop)}-{_hash(str(root) + of_share)[:12]}"
     return Source(
         name=name,
-        key={"files": _hash(repr((names, stamps))), "size": size, "crop": crop},
+        key={
+            "files": _hash(repr((names, stamps, behind))),
+            "size": size,
+            "crop": crop,
+            "ground": "white",  # before, transparency was dropped
+        },
         counts={split: len(files[split]) for split in SPLITS},
         read=read,
-        where=lambda split, i: str(files[split][i].relative_to(root)),
-        caches=[cache / f"{_stem(root.name, size, crop)}-{_hash(str(root))[:12]}"] if cache else [],
+        where=lambda split, i: names[split][i],
+        caches=[cache / folder] if cache else [],
     )
 
 
 def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    """Those in a folder and below it, sorted by their paths."""
+    above = {_identity(parent) for parent in folder.parents if parent.exists()}
+    return sorted(_walk(folder, above))
+
+
+def _walk(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
+    """The image files below a folder that is none of those above it."""
+    try:
+        identity = _identity(folder)
+        entries = [] if identity in above else sorted(os.listdir(folder))
+    except OSError as error:
         raise UserError(
-            f"{folder}: no such folder: a folder of images holds them in its folders train and test"
-        )
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+            f"{folder} can't be read ({error.strerror}): a folder of images holds them in its "
+            "folders train and test, or in folders of their classes alone"
+        ) from error
+    for path in (folder / entry for entry in entries):
+        if path.name.startswith(".") or path.name in _NO_DATA:
+            continue
+        if path.is_dir():
+            yield from _walk(path, above | {identity})
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+        elif path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a link to nowhere: mend or remove it")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    about = folder.stat()
+    return about.st_dev, about.st_ino
+
+
+def _share(root: Path, files: list[Path], test_share: float) -> dict[str, list[Path]]:
+    """The files of each split."""
+    paths = {file: file.relative_to(root) for file in files}
+    for folder in {parent for path in paths.values() for parent in path.parents}:
+        if folder.name.lower() in _LIKE_SPLITS:
+            raise UserError(
+                f"{root / folder} looks like a split: "
+                "give data.name the folder that holds train and test, spelt so"
+            )
+    count = min(max(2, round(test_share * len(files))), max(0, len(files) - 2))
+    test = set(sorted(files, key=lambda file: _hash(paths[file].as_posix()))[:count])
+    return {
+        "train": [file for file in files if file not in test],
+        "test": [file for file in files if file in test],
+    }
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -111,7 +181,7 @@ def _class_of(split: Path, file: Path) -> str:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
 def _stem(name: str, size: int, crop: int) -> str:

@@ -5,15 +5,16 @@ from textwrap import wrap
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from hsjax.figures import (
     HALO,
     LINES,
+    Axes,
+    Line2D,
     describe,
     log_y,
     new_figure,
+    own_settings,
     ratio,
     rows_and_columns,
     save,
@@ -52,6 +53,7 @@ def average_seeds(rows: list[dict], sampler: str, join: str) -> dict[str, Curve]
     return curves
 
 
+@own_settings()
 def tradeoff(
     path: Path, rows: list[dict], footer: str, *, distance_name: str, join: str = "n"
 ) -> None:

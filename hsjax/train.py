@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
     params: dict
     batch_stats: dict
     optimizer: optax.OptState
-    beta_scale: Array  # 1, or MSE / regulariser of the first epoch (loss.relative_beta)
+    beta_scale: Array  # of loss.relative_beta: MSE / regulariser of the first epoch; else 1
     history: dict[str, Array]  # [steps per epoch] each: the terms of the present epoch's steps
 
 
@@ -70,13 +70,16 @@ class Experiment(NamedTuple):
         return batches.crop(images, *self.shape[:2])
 
 
+_LOSS_CHOICES = ("kind", "annealing", "relative_beta", "spec")
+
+
 def static(config: ConfigDict) -> FrozenConfigDict:
     """The fields that shape a run's programs; seed, data and the loss's numbers are not in it."""
     return FrozenConfigDict(
         {
             "data": {"flip": config.data.flip},
             "model": config.model.to_dict(),
-            "loss": {name: config.loss[name] for name in ("kind", "annealing", "spec")},
+            "loss": {name: config.loss[name] for name in _LOSS_CHOICES},
             "train": config.train.to_dict(),
         }
     )
@@ -120,7 +123,8 @@ def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> 
     learning_rate = optax.piecewise_constant_schedule(train.learning_rate, decays)
     clip = train.gradient_clip
     optimizer = optax.chain(
-        optax.clip_by_global_norm(clip) if clip else optax.identity(), optax.adam(learning_rate)
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.adam(learning_rate, eps=train.adam_eps),
     )
     names = ["loss", "mse", "kl", "beta", "learning_rate"]
     names += losses.SphericalTerms._fields if config.loss.kind == "spherical" else ()
@@ -132,6 +136,7 @@ def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> 
             tuple(config.model.stages),
             jnp.dtype(config.model.dtype),
             project=config.model.project,
+            initialisation=config.model.initialisation,
             rngs=nnx.Rngs(key),
         )
         return nnx.split(vae, nnx.Param, nnx.BatchStat)
@@ -173,7 +178,12 @@ def objective(config: ConfigDict) -> Objective:
         if loss.kind != "spherical":
             spec = None
         elif loss.spec == "published":
-            spec = losses.published_spec(n, loss.compression, std_radius=loss.std_radius)
+            spec = losses.published_spec(
+                n,
+                loss.compression,
+                std_radius=loss.std_radius,
+                std_angle_gain=loss.std_angle_gain,
+            )
         else:
             spec = losses.paper_spec(
                 n,
@@ -192,11 +202,21 @@ def objective(config: ConfigDict) -> Objective:
     return build()
 
 
-def regulariser(kind: str, latent: Latent, spec: losses.Spec | None) -> dict[str, Array]:
-    """The regulariser "kl", and its parts by name where it has any: scalars."""
-    if kind == "standard":
-        return {"kl": losses.gaussian_kl(*latent)}
-    if kind == "cartesian":
+def regulariser(
+    loss: FrozenConfigDict, latent: Latent, spec: losses.Spec | None
+) -> dict[str, Array]:
+    """The regulariser "kl", and its parts by name where it has any: scalars.
+
+    Args:
+      loss: the `static` fields of the loss.
+      latent: of a batch.
+      spec: of `objective`.
+    """
+    if loss.kind == "standard":
+        # The authors' code has the mean over the n coordinates where (1) has the sum.
+        n = latent.mean.shape[-1] if loss.spec == "published" else 1
+        return {"kl": losses.gaussian_kl(*latent) / n}
+    if loss.kind == "cartesian":
         return {"kl": losses.cartesian_kl(latent.mean, latent.std)}
     assert spec is not None  # objective() gives one to the spherical kind
     terms = losses.spherical_kl(latent.mean, latent.std, spec)
@@ -221,18 +241,19 @@ def train_step(
     step_key, _ = jax.random.split(jax.random.wrap_key_data(state.key, impl=_KEYS))
     flip_key, noise_key = jax.random.split(jax.random.fold_in(step_key, state.step))
     images = batches.prepare(images, flip_key, flip=experiment.config.data.flip)
-    growth = losses.annealing(
-        state.step // experiment.steps + 1,
-        form=loss_config.annealing,
-        length=objective.annealing_epochs,
+    epoch = state.step // experiment.steps + 1
+    beta = objective.beta * state.beta_scale
+    if loss_config.relative_beta:  # there is nothing yet that β could be relative to
+        beta = jnp.where(epoch == 1, 1.0, beta)
+    beta *= losses.annealing(
+        epoch, form=loss_config.annealing, length=objective.annealing_epochs
     )
-    beta = objective.beta * state.beta_scale * growth
 
     def loss_of(params):
         model = experiment.model(params, state.batch_stats)
         latent, output = model(experiment.pad(images), noise_key, train=True)
         mse = losses.squared_error(images, experiment.crop(output))
-        parts = regulariser(loss_config.kind, latent, objective.spec)
+        parts = regulariser(loss_config, latent, objective.spec)
         loss = mse + beta * parts["kl"]
         batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return loss, (batch_stats, {"loss": loss, "mse": mse, **parts})

@@ -8,7 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compiled, measure, objective, overhead, scale, startup, throughput
+from benchmarks import (
+    accuracy,
+    compiled,
+    measure,
+    objective,
+    overhead,
+    scale,
+    startup,
+    throughput,
+    tradeoff,
+)
 from configs import cifar_compressed
 from hsjax import batches, data, evaluate, experiment, losses, train
 from hsjax.config import UserError
@@ -19,6 +29,92 @@ def test_every_form_gives_the_same_statistics(form):
     x = jax.random.normal(jax.random.key(0), (2, 9, 30))
     for a, b in zip(form(x, 1e-3), losses.batch_statistics(x, 1e-3), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+COMMANDS = [accuracy, compiled, objective, overhead, scale, startup, throughput, tradeoff]
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
+def test_help_explains_each_flag_in_80_columns(module, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    flags = [i for i, line in enumerate(lines) if line.startswith("  -")]
+    assert len(flags) >= 2
+    # Beside the flag, or in the next line, further in.
+    assert all(lines[i][24:].strip() or lines[i + 1].startswith(24 * " ") for i in flags)
+
+
+OVER = {"median": 0.98, "low": 0.979, "high": 12.3}
+GRADIENTS = [f"{form} gradient" for form in ("ours", "autodiff", "masked")]
+MEASURED = {
+    objective: {
+        **{"batch": 2000, "n": 10_000, "milliseconds": dict.fromkeys(GRADIENTS, 12345.678)},
+        **{
+            "over_floor": dict.fromkeys(GRADIENTS, OVER),
+            "over_ours": dict.fromkeys(GRADIENTS, OVER),
+        },
+    },
+    overhead: {
+        "milliseconds_per_step": {"standard": 12345.67},
+        "over_standard": {"spherical": OVER, "masked": OVER},
+    },
+    scale: [dict.fromkeys(("scale", "mse_sum", "reconstructions", *scale.FITTED), 0.012345)],
+    startup: [
+        {"start": "cold", "total": OVER, "seconds": dict.fromkeys(startup.STAGES, 123.456)},
+    ],
+    compiled: {
+        **{"kernels": 12_345, "moved_bytes": 10**10, "temporary_bytes": 10**10},
+        "estimated_cycles": 123_456_789,
+    },
+}
+
+
+@pytest.mark.parametrize("module", MEASURED, ids=lambda module: module.__name__)
+def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, capsys):
+    measured = iter([MEASURED[module]])
+
+    def measure(*_, **__):
+        for row in measured:
+            return row
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr("os._exit", lambda status: None)
+    monkeypatch.setattr(sys, "argv", ["benchmark", *(["a", "b"] if module is scale else [])])
+    with pytest.raises(SystemExit, match="130"):
+        module.main()
+    output, error = capsys.readouterr()
+    assert error == "error: interrupted: repeat the command\n"
+    assert max(map(len, output.splitlines())) <= 80
+    table = output.partition("\n\n")[2].splitlines()
+    assert len(table) >= 2
+
+
+def test_the_lines_of_throughput_fit_80_columns(capsys):
+    names = ("ours", "ours, XLA's gradients", "PyTorch, two updates")
+    times = {name: np.full(4, 1e-3) for name in names}
+    throughput.show(throughput.row_of("evaluation", "bfloat16", 2000, times))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (objective, "ours autodiff masked floor"),
+        (overhead, "standard spherical masked paper"),
+        (throughput, "ours streamed gradients joint updates"),
+        (
+            startup,
+            " ".join((*startup.STAGES, "cold", "warm")).replace("trace lower", "trace, lower,"),
+        ),
+    ],
+)
+def test_a_legend_says_what_the_words_of_a_table_mean(module, words):
+    assert set(words.split()) <= set(module.LEGEND.split())
 
 
 def test_objective_rows(tmp_path):

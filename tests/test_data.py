@@ -12,12 +12,14 @@ import time
 import zipfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsjax import data, decoded, files, sources
+from hsjax import data, decoded, experiment, files, sources
 from hsjax.config import UserError
 
 _SPLITS = {"train": 7, "test": 3}
@@ -97,30 +99,94 @@ def test_npz_with_and_without_labels_and_channels(tmp_path):
     assert loaded.test_labels is None
 
 
+WRONG_ARRAYS = [
+    ({"train_images": None}, "train_images is missing"),
+    ({"test_images": None}, "test_images is missing"),
+    ({"train_images": _images(7) / 255}, "train_images is float64: convert it to uint8"),
+    ({"test_images": _images(3).astype(np.int64)}, "test_images is int64"),
+    ({"train_images": _images(7)[..., 0, 0]}, r"train_images has shape \(7, 5\)"),
+    ({"train_images": _images(7)[None]}, r"train_images has shape \(1, 7"),
+    (
+        {"train_images": _images(7, (3, 8, 6))},
+        r"\(7, 3, 8, 6\), which is 6 channels: .* train_images.transpose\(0, 2, 3, 1\)",
+    ),
+    (
+        {"test_images": _images(8, (6, 1, 5))},
+        r"\(8, 6, 1, 5\), which is 5 channels: .* test_images.transpose\(3, 0, 1, 2\)",
+    ),
+    ({"train_images": _images(7, (5, 4, 4))}, r"4 channels: .*\[N, height, width, 1 or 3\]$"),
+    ({"test_images": _images(3, (5, 4, 2))}, "2 channels"),
+    (
+        {"train_images": _images(0), "train_labels": np.zeros(0, int)},
+        "2 or more images",
+    ),
+    ({"test_images": _images(1), "test_labels": np.zeros(1, int)}, "2 or more images"),
+    ({"test_images": _images(3, (5, 0, 3))}, "2 or more images"),
+    ({"test_images": _images(3, (4, 4, 3))}, r"\(5, 4, 3\) and test_images \(4, 4, 3\)"),
+    ({"train_labels": np.arange(6)}, r"train_labels has shape \(6,\).*\(7,\)"),
+    ({"train_labels": np.zeros((7, 10), int)}, r"train_labels has shape \(7, 10\)"),
+    ({"test_labels": np.ones(3)}, "test_labels is float64: convert it to integers"),
+    ({"test_labels": np.array(["a", "b", "c"])}, "test_labels is <U1"),
+    ({"test_labels": np.array([0, -1, 2])}, "test_labels leaves"),
+    ({"test_labels": np.array([0, 2**31, 2])}, "test_labels leaves"),
+    ({"test_labels": None}, "test_labels is missing: give labels to both"),
+    ({"train_labels": None}, "train_labels is missing: give labels to both"),
+]
+
+
+@pytest.mark.parametrize(("change", "match"), WRONG_ARRAYS)
+def test_wrong_arrays_given_in_python_are_one_line(change, match):
+    dataset = data.Dataset("mine", **(_arrays() | change))
+    with pytest.raises(UserError, match=match) as caught:
+        data.checked(dataset)
+    assert str(caught.value).startswith("mine: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "match"),
+    [
+        (_arrays(), "the data set is a dict: make it an hsjax.data.Dataset"),
+        (data.Dataset("mine", [[1]], None, [[1]], None), "train_images is a list: make it a NumPy"),
+        (
+            data.Dataset("mine", _images(4) / 255, None, _images(4) / 255, None),
+            "mine: train_images is float64: convert it to uint8",
+        ),
+    ],
+)
+def test_a_run_checks_the_data_set_it_is_given_before_anything_else(
+    config, tmp_path, dataset, match
+):
+    with pytest.raises(UserError, match=match):
+        experiment.train_and_evaluate(config, tmp_path / "run", dataset=dataset)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_right_arrays_given_in_python_stay_where_they_are():
+    arrays = _arrays()
+    labels = np.arange(7, dtype=np.int64), jnp.arange(3)
+    on_device = jnp.asarray(arrays["train_images"])
+    grey = data.Dataset("mine", on_device[..., 0], labels[0], arrays["test_images"][..., 0], None)
+    found = data.checked(
+        data.Dataset(Path("mine"), on_device, labels[0], arrays["test_images"], labels[1])
+    )
+    assert found.name == "mine"
+    assert found.train_images is on_device
+    assert found.test_images is arrays["test_images"]
+    for split, array in (("train", found.train_labels), ("test", found.test_labels)):
+        assert isinstance(array, np.ndarray)
+        assert array.dtype == np.int32
+        np.testing.assert_array_equal(array, arrays[f"{split}_labels"])
+    found = data.checked(grey._replace(train_labels=None))
+    assert isinstance(found.train_images, jax.Array)
+    assert found.train_images.shape == (7, 5, 4, 1)
+    assert found.train_labels is found.test_labels is None
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"train_images": None}, "train_images is missing"),
-        ({"test_images": None}, "test_images is missing"),
-        ({"train_images": _images(7) / 255}, "train_images is float64: convert it to uint8"),
-        ({"test_images": _images(3).astype(np.int64)}, "test_images is int64"),
-        ({"train_images": _images(7)[..., 0, 0]}, r"train_images has shape \(7, 5\)"),
-        ({"train_images": _images(7)[None]}, r"train_images has shape \(1, 7"),
-        (
-            {"train_images": _images(0), "train_labels": np.zeros(0, int)},
-            "2 or more images",
-        ),
-        ({"test_images": _images(1), "test_labels": np.zeros(1, int)}, "2 or more images"),
-        ({"test_images": _images(3, (5, 0, 3))}, "2 or more images"),
-        ({"test_images": _images(3, (4, 4, 3))}, r"\(5, 4, 3\) and test_images \(4, 4, 3\)"),
-        ({"train_labels": np.arange(6)}, r"train_labels has shape \(6,\).*\(7,\)"),
-        ({"train_labels": np.zeros((7, 10), int)}, r"train_labels has shape \(7, 10\)"),
-        ({"test_labels": np.ones(3)}, "test_labels is float64: convert it to integers"),
-        ({"test_labels": np.array(["a", "b", "c"])}, "test_labels is <U1"),
-        ({"test_labels": np.array([0, -1, 2])}, "test_labels leaves"),
-        ({"test_labels": np.array([0, 2**31, 2])}, "test_labels leaves"),
-        ({"test_labels": None}, "test_labels is missing: give labels to both"),
-        ({"train_labels": None}, "train_labels is missing: give labels to both"),
+        *WRONG_ARRAYS,
         ({"train_images": np.array([{}], object)}, "train_images cannot be read .*allow_pickle"),
         ({"train_labels": np.array([{}] * 7, object)}, "train_labels cannot be read"),
     ],

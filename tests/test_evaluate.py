@@ -74,7 +74,7 @@ def test_every_promised_number_is_there(whole):
     assert row["network"] == "classifier-bars"
     assert row["distance"] == "FD[classifier-bars]"
     assert row["reconstructions_to_test"] > 0
-    assert row["floor"] > 0
+    assert row["train_reconstructions_to_reconstructions"] > 0
     assert 0 <= row["test_accuracy"] <= 1
     assert (row["seed"], row["steps"]) == (0, 60)
     assert numbers["sample_count"] == 12
@@ -113,7 +113,7 @@ def test_the_report_tells_every_number(whole):
         f"test accuracy {row['test_accuracy']:.3f})",
         f"12 samples, fitted to the train means; MSE (sum) {numbers['mse_sum']:.4g}",
         f"to test images: {row['reconstructions_to_test']:.4g}",
-        f"test images): {row['floor']:.4g}",
+        f"those of test images: {row['train_reconstructions_to_reconstructions']:.4g}",
         *(f"note: {note}" for note in numbers["notes"]),
         f"numbers: {workdir / 'metrics.json'}",
     ):
@@ -154,13 +154,17 @@ def test_distances_are_those_of_the_saved_images(whole, config):
     np.testing.assert_allclose(
         row["reconstructions_to_test"], nuclear(reconstructions, test), rtol=1e-4
     )
-    # The floor is of 12 training images, each reconstructed and rounded.
+    # The reference is of 12 training images, each reconstructed and rounded.
     model = run.experiment.model(state.params, state.batch_stats)
     chosen = np.random.default_rng(0).permutation(44)[:12]
     images = np.pad(run.dataset.train_images[chosen] / np.float32(255), ((0,), (1,), (1,), (0,)))
     outputs = np.asarray(model.decode(model.encode(images).mean))[:, 1:-1, 1:-1]
     rounded = np.rint(255 * outputs.clip(0, 1)).astype(np.uint8)
-    np.testing.assert_allclose(row["floor"], nuclear(extract(rounded), reconstructions), rtol=1e-2)
+    np.testing.assert_allclose(
+        row["train_reconstructions_to_reconstructions"],
+        nuclear(extract(rounded), reconstructions),
+        rtol=1e-2,
+    )
 
 
 def test_a_samplers_numbers_depend_on_nothing_but_it(whole, config):
@@ -176,11 +180,12 @@ def test_a_samplers_numbers_depend_on_nothing_but_it(whole, config):
     assert list(first["samplers"]) == ["vmf", "uniform_sphere"]  # the run's own is always there
     assert first["samplers"]["uniform_sphere"] == before["samplers"]["uniform_sphere"]
     assert first["samplers"]["vmf"] != before["samplers"]["vmf"]
-    assert first["floor"] == before["floor"]
+    reference = "train_reconstructions_to_reconstructions"
+    assert first[reference] == before[reference]
     assert found.numbers["fit_split"] == "test"
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["sha256"] != second["sha256"]
-    assert second["floor"] != first["floor"]
+    assert second[reference] != first[reference]
     assert not {"knn_accuracy", "linear_probe_accuracy", "latents"} & found.numbers.keys()
 
 
@@ -202,7 +207,7 @@ def test_fewer_training_images_than_samples_is_said(config, tmp_path):
     state = run.experiment.initial(0)
     found = evaluation.evaluate(config, run.experiment, run.model, state, swapped)
     assert found.numbers["sample_count"] == 44
-    assert "floor is of 12 training images only" in "".join(found.numbers["notes"])
+    assert "only 12 training images are reconstructed for comparison" in found.numbers["notes"]
 
 
 def test_sample_and_evaluate_fields_may_change_later(whole, config, undrawn, tmp_path, capsys):
@@ -333,10 +338,33 @@ def test_the_smallest_set_and_the_smallest_latents(config, tmp_path, capsys, lab
     assert "sphere.png" not in drawn
     output = capsys.readouterr().out
     assert ("note: no labels" in output) != labelled
-    if labelled:
-        (row,) = numbers["generation"]
-        assert set(row["samplers"]) == set(SAMPLERS)
-        assert "2 samples, 128 features" in output
+    (row,) = numbers["generation"]
+    assert set(row["samplers"]) == set(SAMPLERS)
+    assert "2 samples, 128 features" in output
+    assert row["distance"] == ("FD[classifier-few]" if labelled else "FD[random-conv]")
+    assert ("judged by FD[random-conv] (seed 0)\n" in output) != labelled
+
+
+def test_labels_of_one_class_judge_nothing(config, tmp_path):
+    full = data.load(config.data.name)
+    one = full._replace(train_labels=full.train_labels * 0, test_labels=full.test_labels * 0)
+    config.evaluate.metrics, config.evaluate.samplers = ("frechet", "knn", "probe"), ()
+    run = experiment._open(config, tmp_path, one)
+    state = run.experiment.initial(0)
+    found = evaluation.evaluate(config, run.experiment, run.model, state, one)
+    (row,) = found.numbers["generation"]
+    assert (row["distance"], row["test_accuracy"]) == ("FD[random-conv]", None)
+    assert not {"knn_accuracy", "linear_probe_accuracy"} & found.numbers.keys()
+    notes = [note for note in found.numbers["notes"] if note.startswith("only one class")]
+    assert len(notes) == 2
+    np.testing.assert_array_equal(found.arrays["test_labels"], one.test_labels)
+    # A classifier that has not learnt anything is told from one that has.
+    config.evaluate.metrics = ("frechet",)
+    full = full._replace(train_labels=np.random.default_rng(0).permutation(full.train_labels))
+    found = evaluation.evaluate(config, run.experiment, run.model, state, full)
+    (row,) = found.numbers["generation"]
+    assert row["distance"] == "FD[classifier-bars]"
+    assert "FD[classifier-bars] may mean little" in "".join(found.numbers["notes"])
 
 
 def test_runs_that_differ_in_numbers_share_their_programs(config, tmp_path, undrawn, monkeypatch):
@@ -370,3 +398,18 @@ def test_images_on_the_device_give_the_same_numbers(whole, config, tmp_path, und
     on_device = data.Dataset(dataset.name, *map(jnp.asarray, dataset[1:]))
     numbers = experiment.train_and_evaluate(config, tmp_path, dataset=on_device)
     assert numbers == whole[1]
+
+
+def test_batch_norm_takes_running_statistics_or_the_batchs(config):
+    experiment, state = train.create(config, (6, 10, 1), 48)
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)
+    other = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
+    for batch_norm, follows in (("running", True), ("batch", False)):
+        model = evaluation.inference(experiment, 1.0, batch_norm)
+        z = model.encode(state, images).mean
+        moved = np.abs(z - model.encode(other, images).mean).max()
+        decoded = np.abs(model.decode(state, z) - model.decode(other, z)).max()
+        assert ((moved > 1e-3) == follows) & ((decoded > 1e-3) == follows), batch_norm
+        # A batch's statistics depend on its images, running ones do not.
+        alone = np.abs(model.encode(state, images[:4]).mean - z[:4]).max()
+        assert (alone > 1e-3) == (not follows), batch_norm

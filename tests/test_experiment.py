@@ -151,7 +151,7 @@ def test_a_finished_run_is_only_judged_again_and_can_be_prolonged(
     experiment.train_and_evaluate(config, tmp_path)
     capsys.readouterr()
     experiment.train_and_evaluate(config, tmp_path)
-    assert "compiled" not in capsys.readouterr().out
+    assert "compiling" not in capsys.readouterr().out
     config.train.epochs = 3
     experiment.train_and_evaluate(config, tmp_path)
     assert_same_run(config, tmp_path, uninterrupted(config))
@@ -215,10 +215,10 @@ def test_beta_relative_to_the_first_epoch(config, tmp_path):
     config.loss.beta = 0.01
     experiment.train_and_evaluate(config, tmp_path)
     first, second, third = read_metrics(tmp_path)
-    scale = first["mse"] / first["kl"]
-    np.testing.assert_allclose(first["beta"], 0.01 * 2, rtol=1e-6)
-    np.testing.assert_allclose(second["beta"], 0.01 * scale * (2**0.5 + 1), rtol=1e-4)
-    np.testing.assert_allclose(third["beta"], 0.01 * scale * (3**0.5 + 1), rtol=1e-4)
+    relative = 0.01 * first["mse"] / (first["kl"] + 1e-3)
+    np.testing.assert_allclose(first["beta"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(second["beta"], relative * (1**0.5 + 1), rtol=1e-4)
+    np.testing.assert_allclose(third["beta"], relative * (2**0.5 + 1), rtol=1e-4)
 
 
 def test_a_set_without_labels(config, images_file, tmp_path, capsys):
@@ -230,7 +230,10 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     config.sample.sampler = "prior"
     config.sample.fit_split = "test"
     numbers = experiment.train_and_evaluate(config, tmp_path / "run")
-    assert not {"knn_accuracy", "linear_probe_accuracy", "generation"} & numbers.keys()
+    assert not {"knn_accuracy", "linear_probe_accuracy"} & numbers.keys()
+    (row,) = numbers["generation"]
+    assert row["distance"] == "FD[random-conv]"
+    assert {"to_test", "kid", "coverage"} <= row["samplers"]["prior"].keys()
     assert not {"overlap_within", "overlap_between"} & numbers["latents"].keys()
     output = capsys.readouterr().out
     assert "note: no labels: k-NN accuracy, linear probe and colours are left out" in output
@@ -259,7 +262,7 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("evaluate.samplers", ("vmf,prior",), "'vmf,prior': choose from prior, uniform_sphere"),
         ("evaluate.samplers", "vmf", "evaluate.samplers holds 'vmf': choose from"),
         ("evaluate.metrics", ("fid",), "holds 'fid': choose from frechet, kid, prdc, knn"),
-        ("evaluate.features", "vgg", "choose one of classifier, inception, none"),
+        ("evaluate.features", "vgg", "choose one of classifier, random, inception, none"),
         ("evaluate.features", "inception", "evaluate.inception_weights is '', which is no file"),
         ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold 1 to"),
         ("evaluate.feature_seeds", (0, -1), "evaluate.feature_seeds is (0, -1)"),

@@ -12,6 +12,7 @@ from scipy.signal import correlate
 from hsjax import data, files
 from hsjax.config import UserError
 from hsjax.metrics import features
+from hsjax.metrics.frechet import frechet_distance, moments
 
 ROOT = Path(__file__).parents[1]
 
@@ -181,9 +182,56 @@ def test_without_a_place_to_keep_it_there_is_a_warning(bars, fits, cache, caplog
     assert "the feature network could not be kept" in line
 
 
-def test_without_labels_it_is_one_line(bars):
-    with pytest.raises(UserError, match=r"bars.npz has no labels .* set evaluate.features"):
-        features.classifier(bars._replace(train_labels=None, test_labels=None))
+@pytest.mark.parametrize(
+    ("train", "test", "lacks"),
+    [
+        (None, None, "no labels"),
+        (np.zeros(44, int), np.zeros(12, int), "only one class"),
+        (np.arange(44), np.arange(12), "no class of two training images"),
+        (np.arange(44) % 3, np.full(12, 3), "no class in both splits"),
+    ],
+)
+def test_labels_that_teach_nothing_are_one_line(bars, train, test, lacks):
+    taught = bars._replace(train_labels=train, test_labels=test)
+    assert features.lacking(taught) == lacks
+    assert features.lacking(bars) == ""
+    with pytest.raises(UserError, match=rf"bars.npz has {lacks} .* set evaluate.features"):
+        features.classifier(taught)
+
+
+def test_an_accuracy_that_guessing_has_too_is_doubted(bars):
+    def doubts(accuracy):
+        network = features.FeatureNetwork("classifier-x", None, {"test_accuracy": accuracy})
+        return features.doubts(network, bars)
+
+    # A third of 12, and two deviations of so many guesses above it.
+    assert not doubts(1 / 3 + 2 * (2 / 9 / 12) ** 0.5 + 0.01)
+    (line,) = doubts(1 / 3 + 2 * (2 / 9 / 12) ** 0.5 - 0.01)
+    assert re.match(r"FD\[classifier-x\] may mean little: .* 0.595 .* 0.333 are of one", line)
+    assert not doubts(None)
+
+
+def test_random_weights_tell_sets_apart():
+    """What is unlike the test images lies farther from them than the training images do."""
+    digits = data.load("digits")
+    network = features.random((8, 8, 1), seed=1)
+    assert network.distance == "FD[random-conv]"
+    assert network.about == features.random((8, 8, 1), seed=1).about
+    assert network.about["sha256"] != features.random((8, 8, 1)).about["sha256"]
+
+    def distance(images):
+        images = np.rint(images[:360]).clip(0, 255).astype(np.uint8)
+        x, y = network.extract(images), network.extract(digits.test_images)
+        assert x.shape == (360, features.WIDTH)
+        return frechet_distance(moments(x), moments(y))
+
+    rng, pixels = np.random.default_rng(0), digits.train_images.reshape(-1, 64).astype(float)
+    gaussian = rng.multivariate_normal(pixels.mean(0), np.cov(pixels.T), 360).reshape(-1, 8, 8, 1)
+    alike = distance(digits.train_images)
+    assert distance(digits.train_images[digits.train_labels < 5]) > 1.5 * alike
+    assert distance(gaussian) > 1.5 * alike  # though its first two moments are those of the data
+    assert distance(digits.train_images / 2 + digits.train_images[::-1] / 2) > 1.5 * alike
+    assert distance(np.roll(digits.train_images, 1, axis=2)) > 5 * alike
 
 
 def test_only_the_inception_networks_distance_is_called_fid(bars, fits):

@@ -1,8 +1,11 @@
 """Every picture is written, shows something, and survives awkward numbers."""
 
+import os
 import subprocess
 import sys
+from functools import partial
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -225,6 +228,42 @@ def test_a_picture_is_replaced_whole(tmp_path, monkeypatch):
     assert path.read_bytes() != before
 
 
-def test_pyplot_is_not_imported():
-    code = "import sys, hsjax.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+HOSTILE = {
+    **{"text.usetex": True, "savefig.dpi": 30, "savefig.bbox": "tight", "axes.facecolor": "black"},
+    **{"font.size": 40, "lines.linestyle": "none", "image.cmap": "hot", "path.sketch": (9, 9, 9)},
+    **{"figure.dpi": 20, "axes.formatter.use_locale": True, "savefig.transparent": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("draw", "arguments"),
+    [
+        (figures.panels, ({"x": np.full((2, 8, 8, 1), 0.3)}, FOOTER)),
+        (figures.interpolations, (np.full((2, 3, 8, 8, 1), 0.3), FOOTER)),
+        (figures.groups_on_sphere, (directions(30), LABELS[:30], FOOTER)),
+        (figures.tsne, (directions(30)[:, :2], LABELS[:30], FOOTER)),
+        (figures.angle_profile, (np.ones(3), np.ones(3), FOOTER)),
+        (partial(figures.overlap_histogram, dimension=3), (np.linspace(-1, 1, 5), np.ones(4), "")),
+        (figures.training_curves, ([row(1), row(2)], FOOTER)),
+    ],
+)
+def test_the_users_settings_neither_reach_a_picture_nor_change(tmp_path, draw, arguments):
+    draw(tmp_path / "plain.png", *arguments)
+    with matplotlib.rc_context(HOSTILE):
+        before = dict(matplotlib.rcParams)
+        draw(tmp_path / "hostile.png", *arguments)
+        assert dict(matplotlib.rcParams) == before
+    plain, hostile = (tmp_path / f"{name}.png" for name in ("plain", "hostile"))
+    assert plain.read_bytes() == hostile.read_bytes()
+
+
+@pytest.mark.parametrize(("backend", "kept"), [("Qt4Agg", False), ("svg", True)])
+def test_pyplot_is_not_imported_and_its_backend_not_needed(backend, kept):
+    """A backend that matplotlib doesn't know is passed over; another one stays for pyplot."""
+    code = (
+        "import sys, hsjax.tradeoff, matplotlib; assert 'matplotlib.pyplot' not in sys.modules; "
+        f"assert (matplotlib.rcParams._get('backend') == '{backend}') == {kept}"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | {"MPLBACKEND": backend}
+    )

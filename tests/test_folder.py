@@ -1,8 +1,10 @@
 """Folders of images: classes, scaling, damage; and sets that stay on the host while training."""
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -115,17 +117,177 @@ def test_the_way_a_camera_was_held_is_undone(tmp_path):
     np.testing.assert_array_equal(data.load(f"{tmp_path}/").train_images[0], upright)
 
 
-def test_grey_images_stay_grey_unless_there_is_colour(tmp_path):
+@pytest.fixture
+def greys(tmp_path):
+    """A folder of two grey images in each split, and those of the training split."""
+    pixels = {split: [picture(4, 5, 1) for _ in "12"] for split in ("train", "test")}
+    for split, images in pixels.items():
+        for i, image in enumerate(images):
+            save(tmp_path / "grey" / split / f"{i + 1}.png", image)
+    return tmp_path / "grey", np.stack(pixels["train"])[..., None]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("name", ["train/0.png", "train/3.png", "test/3.png"])
+def test_grey_images_stay_grey_unless_one_has_colours(greys, cache, name, kept):
+    folder, images = greys
+    np.testing.assert_array_equal(data.load(f"{folder}/").train_images, images)
+    if not kept:
+        shutil.rmtree(cache)
+        cache.write_text("a file where the folder should be")
+    colour = picture(4, 5)
+    save(folder / name, colour)
+    found = data.load(f"{folder}/")
+    expected = list(images.repeat(3, axis=-1))
+    if name == "test/3.png":
+        np.testing.assert_array_equal(found.test_images[2], colour)
+    else:
+        expected.insert(int(name[6]), colour)
+    np.testing.assert_array_equal(found.train_images, expected)
+
+
+def test_what_cannot_be_read_does_not_decide_on_colour(greys):
+    folder, images = greys
+    save(folder / "train" / "0.png", picture(40, 50))
+    content = (folder / "train" / "0.png").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"hello"):
+        (folder / "train" / "0.png").write_bytes(damaged)
+        found = data.load(f"{folder}/", corrupt="skip")
+        np.testing.assert_array_equal(found.train_images, images)
+    save(folder / "train" / "0.png", RNG.integers(0, 2**16, (4, 5), dtype=np.uint16))
+    np.testing.assert_array_equal(data.load(f"{folder}/", corrupt="skip").train_images, images)
+
+
+def test_a_palette_has_the_colours_that_are_seen(greys):
+    folder, images = greys
+    image = Image.fromarray(images[0, ..., 0]).convert("P")  # whose palette is all greys
+    image.save(folder / "train" / "1.png")
+    np.testing.assert_array_equal(data.load(f"{folder}/").train_images, images)
+    palette = image.getpalette()
+    unseen = next(i for i in range(256) if i not in images[0])
+    palette[3 * unseen : 3 * unseen + 3] = 255, 0, 0
+    image.putpalette(palette)
+    image.save(folder / "train" / "1.png")
+    np.testing.assert_array_equal(data.load(f"{folder}/").train_images, images)
+    image.putpixel((0, 0), unseen)
+    image.save(folder / "train" / "1.png")
+    found = data.load(f"{folder}/").train_images
+    np.testing.assert_array_equal(found[0, 0, 0], [255, 0, 0])
+    np.testing.assert_array_equal(found[1], images[1].repeat(3, axis=-1))
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    alpha = np.array([[0, 255, 51, 128]], np.uint8).repeat(4, axis=0)
+
+    def on_white(pixels):
+        share = alpha[..., None] / 255
+        return share * pixels + (1 - share) * 255
+
+    colour, grey = picture(4, 4), picture(4, 4, 1)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([9, 9, 9, 70, 0, 80])
+    palette.putpixel((0, 0), 0)
     for split in ("train", "test"):
-        for name in "12":
-            save(tmp_path / split / f"{name}.png", picture(4, 5, 1))
-    images = data.load(f"{tmp_path}/").train_images
-    assert images.shape == (2, 4, 5, 1)
-    save(tmp_path / "train" / "3.png", picture(4, 5))
-    fails("1 of the 5 images .* train/3.png .it has colours, the first image has none", tmp_path)
-    save(tmp_path / "train" / "0.png", picture(4, 5))  # the first one now
-    rgb = data.load(f"{tmp_path}/").train_images
-    np.testing.assert_array_equal(rgb[1:3], images.repeat(3, axis=-1))
+        save(tmp_path / "rgba" / split / "0.png", np.dstack([colour, alpha]))
+        save(tmp_path / "rgba" / split / "1.tif", np.dstack([colour, alpha]))
+        save(tmp_path / "la" / split / "0.png", np.dstack([grey, alpha]))
+        (tmp_path / "keyed" / split).mkdir(parents=True)
+        palette.save(tmp_path / "keyed" / split / "0.png", transparency=0)
+        Image.new("RGB", (4, 4), (1, 2, 3)).save(
+            tmp_path / "keyed" / split / "1.png", transparency=(1, 2, 3)
+        )
+        save(tmp_path / "la" / split / "1.png", grey)
+    found = data.load(f"{tmp_path}/rgba/").train_images
+    for image in found:
+        assert np.abs(image - on_white(colour)).max() <= 0.51
+    found = data.load(f"{tmp_path}/la/").train_images
+    assert found.shape == (2, 4, 4, 1)
+    assert np.abs(found[0] - on_white(grey[..., None])).max() <= 0.51
+    np.testing.assert_array_equal(found[1, ..., 0], grey)
+    first, second = data.load(f"{tmp_path}/keyed/").train_images
+    np.testing.assert_array_equal(first[0, 0], [255, 255, 255])
+    np.testing.assert_array_equal(first[1, 1], [70, 0, 80])
+    assert (second == 255).all()
+
+
+def test_links_are_followed_but_not_back(classes, tmp_path):
+    folder, _ = classes
+    whole = data.load(f"{folder}/")
+    far = tmp_path / "far"
+    far.mkdir()
+    for number, name in enumerate(["train/dog", "test", "train/cat/1.bmp"]):
+        (folder / name).rename(far / f"{number}")
+        (folder / name).symlink_to(far / f"{number}")
+    (folder / "train" / "cat" / "more").mkdir()
+    (folder / "train" / "cat" / "0.png").rename(folder / "train" / "cat" / "more" / "0.png")
+    (folder / "train" / "cat" / "back").symlink_to("..")
+    (folder / "train" / "all").symlink_to(folder)
+    (far / "0" / "self").symlink_to("self")
+    (far / "0" / "here").symlink_to(".")
+    fails("train/dog/self is a link to nowhere: mend or remove it", folder)
+    (far / "0" / "self").unlink()
+    found = data.load(f"{folder}/")
+    np.testing.assert_array_equal(found.train_labels, whole.train_labels)
+    np.testing.assert_array_equal(found.train_images[3:], whole.train_images[3:])
+    np.testing.assert_array_equal(found.train_images[[2, 0, 1]], whole.train_images[:3])
+    np.testing.assert_array_equal(found.test_images, whole.test_images)
+
+
+def test_what_archives_and_systems_leave_is_no_data(classes):
+    folder, _ = classes
+    whole = np.array(data.load(f"{folder}/").train_images)
+    (folder / "train" / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(100))
+    for name in ("__MACOSX", "@eaDir", ".thumbnails", "cat/@eaDir"):
+        save(folder / "train" / name / "0.png", picture(6, 8))
+    found = data.load(f"{folder}/")
+    np.testing.assert_array_equal(found.train_images, whole)
+    assert set(found.train_labels) == {0, 1}
+
+
+def test_a_folder_without_splits_is_split(tmp_path, cache):
+    folder = tmp_path / "flat"
+    pixels = [picture(4, 5) for _ in range(40)]
+    for i, image in enumerate(pixels):
+        save(folder / f"{i:02}.png", image)
+
+    def places(**options):
+        """Where the images of each split are in the folder."""
+        found = data.load(f"{folder}/", **options)
+        assert found.train_labels is None
+        return [
+            [next(i for i, pixel in enumerate(pixels) if np.array_equal(pixel, x)) for x in images]
+            for images in (found.train_images, found.test_images)
+        ]
+
+    train, test = places()
+    ranks = [hashlib.sha256(f"{i:02}.png".encode()).hexdigest() for i in range(40)]
+    assert test == sorted(sorted(range(40), key=lambda i: ranks[i])[:4])
+    assert sorted(train + test) == list(range(40))
+    assert train == sorted(train)
+    few, many = places(test_share=0.001)[1], places(test_share=0.5)[1]
+    assert (len(few), len(many)) == (2, 20)
+    assert set(few) < set(test) < set(many)
+    assert places() == [train, test]
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_folders_of_a_folder_without_splits_are_classes(tmp_path):
+    folder = tmp_path / "flat"
+    for name, value in (("cat", 10), ("dog", 20)):
+        for i in range(10):
+            save(folder / name / "more" / f"{i}.png", np.full((4, 5), value, np.uint8))
+    found = data.load(f"{folder}/", test_share=0.4)
+    assert (len(found.train_images), len(found.test_images)) == (12, 8)
+    for images, labels in (found[1:3], found[3:5]):
+        np.testing.assert_array_equal(images[:, 0, 0, 0], 10 * labels + 10)
+    save(folder / "1.png", picture(4, 5))
+    fails("put all of its images into folders of their classes, or none", folder)
+    (folder / "1.png").unlink()
+    (folder / "dog").rename(folder / "Val")
+    fails("flat/Val looks like a split: give data.name the folder that holds train", folder)
+    fails("flat/Val looks like a split", tmp_path)
+    (folder / "Val").rename(folder / "train")
+    fails("flat/test can't be read .No such file.*", folder)
 
 
 @pytest.fixture
@@ -180,7 +342,11 @@ def test_more_damaged_images_than_a_line_holds(tmp_path):
 
 def test_other_mistakes_are_one_line(classes, tmp_path):
     folder, _ = classes
-    fails("train: no such folder: a folder of images holds them in its folders train", tmp_path)
+    fails(
+        "pets/t(rain|est) looks like a split: give data.name the folder that holds train", tmp_path
+    )
+    missing = tmp_path / "none" / "pets"
+    fails("none/pets can't be read .No such file .*: a folder of images holds them", missing)
     fails("pets/ .*train/cat/0.png.*8x6 pixels are fewer than data.crop=7", folder, crop=7)
     save(folder / "train" / "cat" / "9.png", picture(5, 5))
     fails(r"images of \(6, 8, 3\) and \(5, 5, 3\): .* --config.data.size=PIXELS", folder)

@@ -1,6 +1,6 @@
 """The command line as a user meets it: configs, overrides, mistakes, Ctrl-C."""
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
 
-def main(*arguments, cwd=ROOT):
+def main(*arguments, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *arguments],
-        cwd=cwd,
+        cwd=ROOT,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=240,
@@ -95,6 +96,34 @@ def test_a_mistake_is_one_line_and_status_2(arguments, text, tmp_path):
     assert lines[0].startswith("error: ")
     assert text in lines[0]
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("JAX_PLATFORMS", "cuda", "JAX can't start on JAX_PLATFORMS=cuda ("),
+        (
+            "JAX_PLATFORMS",
+            "abacus",
+            "JAX can't start on JAX_PLATFORMS=abacus (Unable to initialize",
+        ),
+        ("JAX_ENABLE_X64", "maybe", "JAX can't start (invalid truth value 'maybe'"),
+    ],
+)
+def test_what_keeps_jax_from_starting_is_one_line(variable, value, text, tmp_path):
+    if value == "cuda" and importlib.util.find_spec("jax_plugins"):
+        pytest.skip("JAX can have a CUDA plugin here")
+    done = main("--config=configs/smoke.py", f"--workdir={tmp_path}", **{variable: value})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {text}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_fits_80_columns_and_names_the_file_of_all_fields():
+    done = main("--help", COLUMNS="80")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "configs/default.py lists every field" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

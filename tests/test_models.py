@@ -78,7 +78,27 @@ def test_running_statistics_follow_training_and_rule_evaluation():
     np.testing.assert_allclose(alone, model.encode(images, train=False).mean[:1], atol=1e-5)
 
 
+def test_pytorch_initialisation_is_uniform_up_to_one_over_root_fan_in():
+    model = VAE((8, 8, 1), 64, (4, 64), initialisation="pytorch", rngs=nnx.Rngs(0))
+    decoder = model.decoder
+    for layer, fan_in in (
+        (decoder.last.conv1, 4 * 9),
+        (decoder.blocks[1].conv1, 64 * 9),
+        (model.encoder.head, 256),
+        (decoder.head, 64),
+    ):
+        kernel = np.asarray(layer.kernel[...])
+        assert np.abs(kernel).max() <= fan_in**-0.5
+        assert np.abs(kernel).max() > 0.95 * fan_in**-0.5
+        # A variance of 1 / (3 fan_in), within 4 deviations of an estimate from a uniform law.
+        assert abs(3 * fan_in * kernel.var() - 1) < 4 * (0.8 / kernel.size) ** 0.5
+    bias = np.asarray(decoder.head.bias[...])
+    assert abs(3 * 64 * bias.var() - 1) < 4 * (0.8 / bias.size) ** 0.5
+
+
 def test_bad_sizes_are_named():
+    with pytest.raises(ValueError, match="initialisation must be one of lecun_normal, pytorch"):
+        VAE((8, 8, 1), 4, (4,), initialisation="zeros", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="multiples of 8"):
         VAE((28, 28, 1), 4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="latent_dim must be at least 2"):

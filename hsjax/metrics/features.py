@@ -23,13 +23,13 @@ from hsjax.files import read_npz, reason, remove_orphans, user_cache, write_npz
 
 _BATCH = 128
 _BLOCK = 500  # images whose features are taken at a time
-WIDTH = 128  # features of the classifier
+WIDTH = 128  # features of the classifier and of the random network
 
 
 class FeatureNetwork(NamedTuple):
     """Images to features, and what a report has to say about it."""
 
-    name: str  # "classifier-<data set>" or "inception"
+    name: str  # "classifier-<data set>", "random-conv" or "inception"
     extract: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> float32 [N, d]
     about: dict[str, Any]
 
@@ -52,12 +52,12 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
       steps: of training.
 
     Raises:
-      UserError: the set has no labels.
+      UserError: its labels teach nothing, see `lacking`.
     """
-    if dataset.train_labels is None or dataset.test_labels is None:
+    if lacks := lacking(dataset):
         raise UserError(
-            f"{dataset.name} has no labels to train a feature network with: "
-            "set evaluate.features to inception or none"
+            f"{dataset.name} has {lacks} to train a feature network with: "
+            "set evaluate.features to random, inception or none"
         )
     identity = {
         "network": "3x3 16-32-64 mean-pooled, hidden 128, v1",
@@ -95,6 +95,54 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
         "sha256": key,
     }
     return FeatureNetwork(f"classifier-{stem}", partial(_extract, params), about)
+
+
+def lacking(dataset: Dataset) -> str:
+    """What a set lacks for anything to be learnt from its labels, "" if nothing."""
+    if dataset.train_labels is None or dataset.test_labels is None:
+        return "no labels"
+    classes, counts = np.unique(np.asarray(dataset.train_labels), return_counts=True)
+    if len(classes) == 1:
+        return "only one class"
+    if counts.max() == 1:
+        return "no class of two training images"
+    if not np.isin(dataset.test_labels, classes).any():
+        return "no class in both splits"
+    return ""
+
+
+def doubts(network: FeatureNetwork, dataset: Dataset) -> list[str]:
+    """A line to be shown if a network's test accuracy may be that of a guess.
+
+    That is one within two standard deviations of the share of the commonest class.
+    """
+    accuracy, count = network.about.get("test_accuracy"), len(dataset.test_images)
+    if accuracy is None:
+        return []
+    share = np.unique(np.asarray(dataset.test_labels), return_counts=True)[1].max() / count
+    if accuracy > share + 2 * (share * (1 - share) / count) ** 0.5:
+        return []
+    return [
+        f"{network.distance} may mean little: its classifier is right about {accuracy:.3f} of the "
+        f"test images, of which {share:.3f} are of one class; more evaluate.feature_steps may help"
+    ]
+
+
+def random(shape: tuple[int, ...], *, seed: int = 0) -> FeatureNetwork:
+    """The layers of `classifier` with the weights it starts from, whatever the data are.
+
+    Random features tell distributions apart, though not by what a person would look at. It judges
+    sets whose labels teach nothing; its distance is called FD[random-conv].
+
+    Args:
+      shape: (height, width, channels) of the images.
+      seed: of the weights.
+    """
+    params = _initial(shape, 1, seed)
+    del params["logits_kernel"], params["logits_bias"]
+    digest = hashlib.sha256(b"".join(x.tobytes() for x in params.values())).hexdigest()
+    about = {"seed": seed, "test_accuracy": None, "dimension": WIDTH, "sha256": digest}
+    return FeatureNetwork("random-conv", partial(_extract, params), about)
 
 
 def inception(path: str) -> FeatureNetwork:

@@ -33,8 +33,8 @@ def judge(
     always gives the same image has 0. So all these stand together:
 
     * reconstructions_to_test: what decoding costs, without any sampling;
-    * floor: between reconstructions of training and of test images, what an ideal sampler of this
-      decoder would still have to its reconstructions;
+    * train_reconstructions_to_reconstructions: of training to those of test images, a reference
+      for the self-FD; samples may well have less;
     * for each sampler `to_test` and `to_reconstructions` (self-FD), the kernel distance to the test
       images and precision, recall, density and coverage of them.
 
@@ -65,7 +65,9 @@ def judge(
     of_test, of_reconstructions = moments(test), moments(reconstructions)
     if "frechet" in metrics:
         numbers["reconstructions_to_test"] = frechet_distance(of_reconstructions, of_test)
-        numbers["floor"] = frechet_distance(moments(train), of_reconstructions)
+        numbers["train_reconstructions_to_reconstructions"] = frechet_distance(
+            moments(train), of_reconstructions
+        )
     note = rank_note(of_test, of_reconstructions)
     numbers["notes"] = [note] if note and "frechet" in metrics else []
     k = min(5, len(test) - 1)
