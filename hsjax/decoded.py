@@ -113,7 +113,8 @@ def _labelled(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _write(source: Source, folder: Path, skip: bool) -> None:
     """Writes all of the folder or none of it, whatever happens midway."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    remove(folder)  # damaged or out of date
+    if folder.is_dir():  # damaged or out of date
+        remove(folder)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     new.mkdir()
     try:

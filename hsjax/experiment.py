@@ -418,6 +418,7 @@ def _evaluate(run, state, records=None) -> dict:
                 write_json(new / "metrics.json", found.numbers)
         if records:
             records.results(found.numbers, int(state.step))
+            records.sync()
         say("drawing")
         with replaced_together(run.path) as new, writing(run.path):
             _draw(new / "figures", run, found)

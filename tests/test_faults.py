@@ -171,7 +171,7 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(images_file, tmp_path):
     run = Run(images_file, tmp_path / "run", 5)
     experiment.train_and_evaluate(run.config, tmp_path / "undisturbed")
     run.killed_at("os.rename", r"/\.unfinished-\w+'", 3)  # all written but for its name
-    run.killed_at("os.rename", r"\.finished/metrics\.json")  # figures/ are new already
+    run.killed_at("os.rename", r"\.finished/metrics\.json")  # embeddings.npz is new already
     assert f"continuing {run.workdir} after epoch 5" in run.finish()
     assert_ends_as(run, tmp_path / "undisturbed")
 
