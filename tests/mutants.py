@@ -421,15 +421,15 @@ test_metrics.py::test_shares_are_those_of_a_naive_loop
 - _smallest_squares(x, k + 1)
 + _smallest_squares(x, k)
 
-metrics/prdc.py: precision is recall
+metrics/prdc.py: precision is density
 test_metrics.py::test_shares_are_those_of_a_naive_loop
 - precision=float(np.mean(balls > 0))
-+ precision=float(np.mean(fake_balls > 0))
++ precision=float(np.mean(balls) / k)
 
 metrics/prdc.py: coverage is precision
 test_metrics.py::test_shares_are_those_of_a_naive_loop
-- np.mean(fakes > 0)
-+ np.mean(balls > 0)
+- coverage=float(
++ coverage=float(np.mean(balls > 0)) + 0 * float(
 
 metrics/prdc.py: density not over k
 test_metrics.py::test_shares_are_those_of_a_naive_loop
