@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from hsjax.coordinates import computed_in
+
 _PIXELS = 2048  # of a group of images: the patches of 16 channels are about 1 MB
 
 
@@ -73,7 +75,7 @@ def _products(x: Array, kernel: Array) -> Array:
     images = next(i for i in range(max(1, _PIXELS // (height * width)), 0, -1) if batch % i == 0)
     before, after = (size - 1) // 2, size // 2
     # The gradient is summed over the groups: not in bfloat16.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = computed_in(x.dtype)
     matrix = kernel.astype(wide).reshape(-1, outputs)
 
     @jax.checkpoint

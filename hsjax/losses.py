@@ -213,7 +213,7 @@ def published_spec(
     compression: str = "full",
     *,
     std_radius: ArrayLike = 1.0,
-    std_angle_gain: ArrayLike = 500_000.0,
+    std_angle_gain: Array | float = 500_000.0,
 ) -> Spec:
     """The variant of the authors' public code, with all its constants.
 

@@ -223,6 +223,7 @@ def regulariser(
     return {"kl": losses.total(terms, spec), **terms._asdict()}
 
 
+@jax.numpy_dtype_promotion("standard")  # which optax needs
 def train_step(
     experiment: Experiment, objective: Objective, state: TrainState, images: Array
 ) -> TrainState:

@@ -63,8 +63,13 @@ test_models.py::test_the_network_is_that_of_a_float64_loop
 
 models.py: pooling takes the maximum
 test_models.py::test_the_network_is_that_of_a_float64_loop
-- nnx.avg_pool
-+ nnx.max_pool
+- jnp.mean(x.reshape
++ jnp.max(x.reshape
+
+models.py: BatchNorm forgets what it was shifted by
+test_models.py::test_batch_norm_of_a_mean_far_above_the_spread
+- (1.0 - self.momentum) * shift
++ 0.0 * shift
 
 models.py: another slope of the activation
 test_models.py::test_the_network_is_that_of_a_float64_loop
@@ -418,8 +423,8 @@ test_metrics.py::test_kernel_distance_is_that_of_a_double_loop
 
 metrics/prdc.py: balls: a point its own neighbour
 test_metrics.py::test_shares_are_those_of_a_naive_loop
-- _smallest_squares(x, k + 1)
-+ _smallest_squares(x, k)
+- exact, k, axis=1)[:, k]
++ exact, k, axis=1)[:, k - 1]
 
 metrics/prdc.py: precision is density
 test_metrics.py::test_shares_are_those_of_a_naive_loop

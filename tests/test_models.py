@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from scipy.signal import correlate
 
+from hsjax import models
 from hsjax.models import VAE, Latent
 
 
@@ -160,6 +161,30 @@ def test_running_statistics_follow_training_and_rule_evaluation():
     np.testing.assert_allclose(model.encoder.norm.mean[...], 0.1 * batch_mean, rtol=1e-4, atol=1e-6)
     alone = model.encode(images[:1], train=False).mean
     np.testing.assert_allclose(alone, model.encode(images, train=False).mean[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 30.0, 3000.0])
+def test_batch_norm_of_a_mean_far_above_the_spread(ratio):
+    x = (np.random.default_rng(0).normal(size=(50, 4)) + ratio).astype(np.float32)
+    norm = models._normalisation(4, jnp.float32, nnx.Rngs(0))
+    got = norm(jnp.asarray(x), use_running_average=False)
+    mean, variance = x.mean(0, dtype=np.float64), x.var(0, dtype=np.float64)
+    np.testing.assert_allclose(got, (x - mean) / np.sqrt(variance + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * variance, rtol=1e-5)
+    # The shift is a number to the derivative, which sees the plain formula.
+
+    def ours(x):
+        fresh = models._normalisation(4, jnp.float32, nnx.Rngs(0))
+        return jnp.sum(fresh(x, use_running_average=False)[0] ** 3)
+
+    def plain(x):
+        y = (x - jnp.mean(x, 0)) / jnp.sqrt(jnp.var(x, 0) + 1e-5)
+        return jnp.sum(y[0] ** 3)
+
+    with jax.enable_x64(True):
+        expected = jax.grad(plain)(jnp.asarray(x, jnp.float64))
+    np.testing.assert_allclose(jax.grad(ours)(jnp.asarray(x)), expected, atol=1e-4)
 
 
 def test_pytorch_initialisation_is_uniform_up_to_one_over_root_fan_in():

@@ -125,7 +125,8 @@ NUMBERS = {
     "generation": [
         {
             **{"distance": "FD[classifier-cifar10]", "seed": 0, "steps": 500},
-            **{"test_accuracy": 0.7, "reconstructions_to_test": 12.3, "train_reconstructions_to_reconstructions": 0.3},
+            **{"test_accuracy": 0.7, "reconstructions_to_test": 12.3},
+            "train_reconstructions_to_reconstructions": 0.3,
             "samplers": {
                 name: dict.fromkeys(report._COLUMNS, value)
                 for name, value in zip(SAMPLERS, (123.4, 1.234e-5, 0.5, 3.0, 0.0, 1.0), strict=True)

@@ -84,8 +84,8 @@ def _scaled(*sets) -> tuple[list[np.ndarray], float]:
 
     Whatever the other sets are, equal rows are equal and the same rows equally far apart.
     """
-    sets = [finite_rows(x).astype(np.float64) for x in sets]
-    centred = [x - sets[0].mean(axis=0) for x in sets]
+    wide = [finite_rows(x).astype(np.float64) for x in sets]
+    centred = [x - wide[0].mean(axis=0) for x in wide]
     scale = 2.0 ** np.frexp(max(np.abs(x).max(initial=0.0) for x in centred))[1]
     return [x / scale for x in centred], float(scale)
 
