@@ -178,7 +178,7 @@ def evaluate(
 
     say(f"encoding {len(images)} test images")
     test = embed(model, state, images, batch_size)
-    noise = np.asarray(jax.random.normal(noise_key, test.mean.shape))
+    noise = np.asarray(jax.random.normal(noise_key, test.mean.shape, jnp.float32))
 
     def error(z):
         return mean_squared_error(model, state, images, z, batch_size)
@@ -278,7 +278,7 @@ def evaluate(
     panels = {"test images": images, "reconstructions": reconstructions}
     panels |= {f"samples: {name}": s for name, s in samples.items()}
     rows = np.arange(min(16, len(images) // 2 * 2)).reshape(-1, 2)
-    steps = jnp.linspace(0.0, 1.0, 10)
+    steps = jnp.linspace(0.0, 1.0, 10, dtype=jnp.float32)
     lines = [slerp(test.mean[a], test.mean[b], steps) for a, b in rows]
     between = decode(model, state, np.concatenate(lines), batch_size)
     return Evaluation(

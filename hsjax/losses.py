@@ -200,7 +200,7 @@ def paper_spec(
         mean_gain=gains,
         spread_target=_rows((spread_target, 0.0), (0.0, 0.0), n),
         spread_gain=gains,
-        spread_scale=jnp.ones((2, n)),
+        spread_scale=jnp.ones((2, n), jnp.float32),
         term_gains=SphericalTerms(angle_gain, radius_gain, angle_gain, radius_gain),
         eps=eps,
         variance_eps=variance_eps,

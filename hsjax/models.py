@@ -236,5 +236,5 @@ class VAE(nnx.Module):
     def __call__(self, images: Array, key: Array, *, train: bool) -> tuple[Latent, Array]:
         """Encode, sample z = μ + σ ε with the given key, decode: (latent, reconstructions)."""
         latent = self.encode(images, train=train)
-        noise = jax.random.normal(key, latent.mean.shape)
+        noise = jax.random.normal(key, latent.mean.shape, jnp.float32)
         return latent, self.decode(latent.mean + latent.std * noise, train=train)

@@ -65,11 +65,11 @@ def _directions(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _fit_dimension(embeddings) -> Array:
-    return jnp.zeros(_checked(embeddings).shape[1])
+    return jnp.zeros(_checked(embeddings).shape[1], jnp.float32)
 
 
 def _sample_prior(zeros: Array, key: Array, count: int) -> Array:
-    return jax.random.normal(key, (count, zeros.size))
+    return jax.random.normal(key, (count, zeros.size), jnp.float32)
 
 
 def _sample_uniform_sphere(zeros: Array, key: Array, count: int) -> Array:
@@ -177,10 +177,10 @@ def _fit_vmf(embeddings) -> VonMisesFisher:
 
 def _sample_vmf(parameters: VonMisesFisher, key: Array, count: int) -> Array:
     angle_key, tangent_key = jax.random.split(key)
-    uniform = jax.random.uniform(angle_key, (count,))
+    uniform = jax.random.uniform(angle_key, (count,), jnp.float32)
     angle = jnp.interp(uniform, parameters.cumulative, parameters.angle)[:, None]
     direction = parameters.direction
-    tangent = jax.random.normal(tangent_key, (count, direction.size))
+    tangent = jax.random.normal(tangent_key, (count, direction.size), jnp.float32)
     along = jnp.matmul(tangent, direction, precision="highest")[:, None]
     tangent = coordinates.project(tangent - along * direction[None], 1.0)
     return parameters.radius * (jnp.cos(angle) * direction[None] + jnp.sin(angle) * tangent)
@@ -255,7 +255,7 @@ def _fit_projected_gmm(embeddings) -> Mixture:
 def _sample_mixture(parameters: Mixture, key: Array, count: int) -> Array:
     choice_key, noise_key = jax.random.split(key)
     choice = jax.random.categorical(choice_key, parameters.log_weights, shape=(count,))
-    noise = jax.random.normal(noise_key, (count, parameters.means.shape[1]))
+    noise = jax.random.normal(noise_key, (count, parameters.means.shape[1]), jnp.float32)
 
     def component(z, part):  # one at a time: gathering a factor per sample would be count × n²
         index, mean, factor = part
@@ -316,7 +316,7 @@ def _fit_angles(embeddings) -> AngleCopula:
 
 
 def _sample_angles(parameters: AngleCopula, key: Array, count: int) -> Array:
-    noise = jax.random.normal(key, (count, len(parameters.factor)))
+    noise = jax.random.normal(key, (count, len(parameters.factor)), jnp.float32)
     level = ndtr(jnp.matmul(noise, parameters.factor.T, precision="highest"))
     marginal = jax.vmap(jnp.interp, in_axes=(1, None, 0), out_axes=1)
     angles = marginal(level, parameters.levels, parameters.quantiles)

@@ -155,7 +155,7 @@ def build(config: FrozenConfigDict, shape: tuple[int, int, int], count: int) -> 
             batch_stats=batch_stats,
             optimizer=optimizer.init(params),
             beta_scale=jnp.float32(1.0),
-            history={name: jnp.zeros(steps) for name in names},
+            history={name: jnp.zeros(steps, jnp.float32) for name in names},
         )
 
     return Experiment(

@@ -237,6 +237,15 @@ def test_a_caller_may_have_numpy_raise(name):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samples_are_the_same_where_64_bits_are_enabled(name):
+    expected = draw(name, embeddings(count=50), 20)
+    with jax.enable_x64(True):
+        z = draw(name, embeddings(count=50), 20)
+    assert z.dtype == np.float32
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", SPHERICAL)
 @pytest.mark.parametrize("case", ["few", "two", "equal", "zero", "flat", "opposite"])
 def test_degenerate_embeddings_give_finite_samples(name, case):

@@ -26,6 +26,17 @@ def run_epochs(config, epochs, scan):
     return state
 
 
+def test_a_callers_settings_of_numbers_leave_a_run_alone(config):
+    """64 bits where nothing is said, promotion refused, NumPy's errors raised."""
+    config.data.flip = True
+    expected = run_epochs(config, 1, scan=False)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), np.errstate(all="raise"):
+        state = run_epochs(config, 1, scan=False)
+    for ours, plain in zip(*map(jax.tree.leaves, (state, expected)), strict=True):
+        assert ours.dtype == plain.dtype
+        np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["standard", "cartesian", "paper", "published"])
 def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
     """Loss, terms and parameters after one step, against the loss written out here."""

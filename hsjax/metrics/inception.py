@@ -80,7 +80,8 @@ def _convolve(x: Array, unit: Unit, stride: int, padding: str) -> Array:
 
 
 def _mean_3x3(x: Array) -> Array:
-    return nnx.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
+    # Flax counts in float64 where a caller has enabled it.
+    return nnx.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False).astype(x.dtype)
 
 
 def _max_3x3(x: Array) -> Array:
@@ -187,7 +188,7 @@ def _kernel_shapes() -> dict[str, tuple[int, ...]]:
 
     def unit(x, name, outputs, size, stride, padding):
         shapes[name] = (*size, x.shape[-1], outputs)
-        zeros = Unit(jnp.zeros(shapes[name]), jnp.zeros(outputs))
+        zeros = Unit(*(jnp.zeros(size, x.dtype) for size in (shapes[name], outputs)))
         return _convolve(x, zeros, stride, padding)
 
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
