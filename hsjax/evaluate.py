@@ -88,6 +88,7 @@ def _check_finite(part: str, *outputs: np.ndarray) -> None:
         raise UserError(f"the {part}'s output is not finite: the run has diverged, train it again")
 
 
+@jax.numpy_dtype_promotion("standard")  # which clu needs
 def mean_squared_error(
     model: Inference, state: train.TrainState, images, z, batch_size: int
 ) -> float:

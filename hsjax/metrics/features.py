@@ -207,6 +207,7 @@ def _logits(params, images):
     return _features(params, images) @ params["logits_kernel"] + params["logits_bias"][None]
 
 
+@jax.numpy_dtype_promotion("standard")  # which optax needs
 def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
     images = dataset.train_images
     classes, indices = np.unique(np.asarray(dataset.train_labels), return_inverse=True)
