@@ -2,7 +2,7 @@
 
 Command: python main.py --config=configs/digits_compressed.py
 Run time: about 25 seconds on two CPU cores.
-Prints (seed 0): test MSE (sum) 1.113, 1000 x per value 17.4, k-NN accuracy 0.928.
+Prints (seed 0): test MSE (sum) 1.120, 1000 x per value 17.5, k-NN accuracy 0.922.
 """
 
 from ml_collections import ConfigDict

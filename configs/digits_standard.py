@@ -2,7 +2,7 @@
 
 Command: python main.py --config=configs/digits_standard.py
 Run time: about 25 seconds on two CPU cores.
-Prints (seed 0): test MSE (sum) 0.907, 1000 x per value 14.2, k-NN accuracy 0.967.
+Prints (seed 0): test MSE (sum) 0.880, 1000 x per value 13.7, k-NN accuracy 0.967.
 """
 
 from ml_collections import ConfigDict
