@@ -428,7 +428,7 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     """Factor on β at an epoch counted from 1 (section 4.1).
 
     Args:
-      epoch: 1, 2, ... of any shape; NaN below 0.
+      epoch: 1, 2, ... of any shape; an earlier one is NaN, but that "sqrt" takes 0 as well.
       form: "sqrt", √(epoch / length) up to 1, constant from epoch `length` on, so that β is the
         final weight; "published", √(epoch - 1) + 1, as the authors' code, which counts from 0, has
         it for half compression; "published_drop", the same, but 1 once epoch - 1 > `length`, as it

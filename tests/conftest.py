@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="hsjax-tests-"))
 # Decoded sets and feature networks too: never those of the user's home.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hsjax-tests-")
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and output would fold
 
 import jax
 import numpy as np

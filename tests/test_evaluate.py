@@ -399,7 +399,6 @@ def full_disk_at(module, name):
         (nan_encoder, "the encoder's output is not finite: the run has diverged"),
         (nan_decoder, "the decoder's output is not finite: the run has diverged"),
         (nan_features, "classifier-bars: 12 of 12 rows of the features of the test images hold"),
-        (full_disk_at(figures, "training_curves"), "No space left"),
         (full_disk_at(experiment, "write_npz"), "No space left"),
         (full_disk_at(experiment, "write_json"), "No space left"),
     ],
@@ -418,6 +417,22 @@ def test_a_failed_evaluation_changes_nothing(
     assert contents(workdir) == before
     assert not [path for path in workdir.iterdir() if path.name.startswith(".")]
     assert capsys.readouterr().out.endswith(" ...\n")  # the error begins a line
+
+
+def test_a_failure_to_draw_keeps_the_new_numbers_and_the_old_figures(
+    whole, config, tmp_path, monkeypatch
+):
+    workdir = copied(whole[0], tmp_path)
+    before = contents(workdir)
+    config.evaluate.samplers, config.evaluate.metrics = (), ("frechet",)
+    full_disk_at(figures, "training_curves")(monkeypatch)
+    with pytest.raises(UserError, match="No space left"):
+        experiment.evaluate(config, workdir)
+    after = contents(workdir)
+    changed = {path.name for path in before if before[path] != after.get(path)}
+    assert changed == {"metrics.json", "embeddings.npz"}
+    assert "generation" in json.loads((workdir / "metrics.json").read_text())
+    assert after.keys() == before.keys()
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "another"])
