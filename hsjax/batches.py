@@ -97,9 +97,7 @@ def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> A
     if flip:
         if key is None:
             raise ValueError("prepare: pass a key with flip=True")
-        mirrored = jax.random.bernoulli(key, jnp.float32(0.5), images.shape[:-3])[
-            ..., None, None, None
-        ]
+        mirrored = jax.random.bernoulli(key, jnp.float32(0.5), (*images.shape[:-3], 1, 1, 1))
         images = jnp.where(mirrored, images[..., ::-1, :], images)
     return images.astype(jnp.float32) * np.float32(1 / 255)  # jit rounds a division otherwise
 

@@ -66,7 +66,7 @@ test_models.py::test_the_network_is_that_of_a_float64_loop
 - jnp.mean(x.reshape
 + jnp.max(x.reshape
 
-models.py: BatchNorm forgets what it was shifted by
+models.py: BatchNorm forgets its shift
 test_models.py::test_batch_norm_of_a_mean_far_above_the_spread
 - (1.0 - self.momentum) * shift
 + 0.0 * shift
@@ -263,8 +263,8 @@ test_batches.py::test_prepare_mirrors_about_half_of_the_images
 
 batches.py: a batch mirrored as one
 test_batches.py::test_prepare_mirrors_about_half_of_the_images
-- shape=images.shape[:-3]
-+ shape=()
+- (*images.shape[:-3], 1, 1, 1)
++ (1, 1, 1)
 
 batches.py: 256 levels for 255
 test_batches.py::test_prepare_scales_to_the_unit_interval
