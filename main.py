@@ -127,7 +127,7 @@ def _run() -> None:
         _fail(f"JAX can't start ({error}): mend that environment variable", 2)
 
     from hsjax import devices, experiment
-    from hsjax.config import UserError
+    from hsjax.errors import UserError
     from hsjax.files import user_cache
     from hsjax.terminal import columns, tell
 

@@ -31,7 +31,7 @@ from benchmarks.measure import (
     write,
 )
 from benchmarks.objective import objective
-from hsjax import devices, losses
+from hsjax import devices, losses, statistics
 from hsjax.terminal import tell
 
 LEGEND = """\
@@ -72,7 +72,7 @@ def cost(program: str) -> dict[str, tuple[int, int]]:
 def cases():
     """Yields (name, jitted function, its arguments or their shapes)."""
     forms = {
-        "ours": losses.batch_statistics,
+        "ours": statistics.coordinate_moments,
         "autodiff": cumulative_statistics,
         "masked": masked_statistics,
     }

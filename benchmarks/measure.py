@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.experiment import Interrupted
 from hsjax.files import writing
 from hsjax.terminal import fold, tell
@@ -98,7 +98,7 @@ def text(r: dict[str, float]) -> str:
 
 
 def masked_statistics(x, eps):
-    """`losses.batch_statistics` as the paper describes it: an n x n mask and autodiff, O(n²)."""
+    """`coordinate_moments` as the paper describes it: an n x n mask and autodiff, O(n²)."""
     n = x.shape[-1]
     mask = jnp.triu(jnp.ones((n, n), x.dtype))
     tails = jnp.sqrt(jnp.sum((x * x)[..., None, :] * mask, axis=-1) + eps)
@@ -108,7 +108,7 @@ def masked_statistics(x, eps):
 
 
 def cumulative_statistics(x, eps):
-    """`losses.batch_statistics` as a running sum left to autodiff."""
+    """`coordinate_moments` as a running sum left to autodiff."""
     sums = jax.lax.cumsum(x * x, axis=x.ndim - 1, reverse=True)
     columns = jnp.concatenate(
         [(x * jax.lax.rsqrt(sums + eps))[..., :-1], jnp.sqrt(sums[..., :1])], axis=-1

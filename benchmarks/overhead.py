@@ -31,7 +31,7 @@ from benchmarks.measure import (
     write,
 )
 from configs import cifar_compressed, cifar_standard
-from hsjax import devices, losses, train
+from hsjax import devices, losses, statistics, train
 from hsjax.figures import BLUE, RED, describe, log_y, new_figure, own_settings, save, subplots
 from hsjax.terminal import tell
 
@@ -69,8 +69,8 @@ def stepper(kind: str, n: int, dtype: str, batch: int, steps: int):
     """A function that trains `steps` steps more each time it is called, and its program."""
     scan = jax.default_backend() != "cpu"
     state, jitted, (numbers, _, images, order) = program(kind, n, dtype, batch, steps, scan)
-    form = masked_statistics if kind == "masked" else losses.batch_statistics
-    with mock.patch.object(losses, "batch_statistics", form):
+    form = masked_statistics if kind == "masked" else statistics.coordinate_moments
+    with mock.patch.object(losses, "coordinate_moments", form):
         compiled = jitted.lower(numbers, state, images, order).compile()
 
     def run():

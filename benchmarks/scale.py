@@ -21,7 +21,7 @@ from benchmarks.measure import command, parser, write
 from configs import default
 from hsjax import batches, data, devices, evaluate, experiment
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics.frechet import frechet_distance, moments
 from hsjax.samplers import SAMPLERS
 from hsjax.terminal import tell

@@ -29,7 +29,7 @@ from benchmarks.measure import command, interleave, numbers, parser, ratio, text
 from benchmarks.overhead import COUNT, stepper
 from configs import cifar_compressed
 from hsjax import batches, convolution, devices, evaluate, train
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.terminal import tell
 
 LEGEND = """\

@@ -30,7 +30,8 @@ from ml_collections import ConfigDict
 
 from benchmarks.measure import command
 from hsjax import data, experiment, terminal, tradeoff
-from hsjax.config import UserError, validate
+from hsjax.config import validate
+from hsjax.errors import UserError
 from hsjax.files import user_cache
 from hsjax.terminal import tell
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from hsjax import devices
-from hsjax.config import UserError
+from hsjax.errors import UserError
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from hsjax import devices
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.files import (
     own_folder,
     plainly_named,

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hsjax import losses, models, samplers
+from hsjax.errors import UserError
 
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
@@ -30,10 +31,6 @@ EARLIER = {
     "model.initialisation": "lecun_normal",
     "train.adam_eps": 1e-8,
 }
-
-
-class UserError(ValueError):
-    """A mistake the user can mend: its message is one line that says what to do."""
 
 
 # --------------------------------------------------------------------------- what a field may be

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hsjax import decoded, sources
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.files import read_npz
 
 

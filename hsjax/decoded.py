@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from absl import logging
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.files import reason, remove, remove_orphans
 
 _INDEX = "index.json"  # beside the arrays: key, shapes, checksums, what was skipped

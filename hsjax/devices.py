@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.files import reason
 
 _ALL_DAY = 24 * 3600 * 1000  # ms
@@ -28,7 +28,7 @@ def _along(spec: PartitionSpec, devices: Sequence[jax.Device]) -> NamedSharding:
     return NamedSharding(mesh, spec)
 
 
-def everywhere() -> NamedSharding | None:
+def replicated() -> NamedSharding | None:
     """What jit's in_shardings and out_shardings are for arrays that every device holds whole."""
     return _along(PartitionSpec(), jax.devices()) if jax.device_count() > 1 else None
 
@@ -46,7 +46,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     return jax.tree.map(put, tree)
 
 
-def rows() -> NamedSharding | None:
+def batch_sharding() -> NamedSharding | None:
     """What jit's in_shardings are for an array whose rows the devices share."""
     return _along(PartitionSpec("data"), jax.devices()) if jax.device_count() > 1 else None
 
@@ -56,7 +56,7 @@ def share(shape: tuple[int, ...], read: Callable[[slice], np.ndarray]) -> Array:
 
     `read` gives a slice of the rows on the host; each process asks for those of its devices.
     """
-    if (sharding := rows()) is None:
+    if (sharding := batch_sharding()) is None:
         return jax.device_put(read(slice(None)))
     return jax.make_array_from_callback(shape, sharding, lambda index: read(index[0]))  # type: ignore[index]
 
@@ -174,12 +174,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def of_all(value: int) -> list[int]:
+def allgather(value: int) -> list[int]:
     """The value that each process calls this with, in every process; below 2³²."""
     return multihost_utils.process_allgather(np.uint32(value)).tolist()
 
 
-def from_first(tree: Any) -> Any:
+def broadcast(tree: Any) -> Any:
     """The first process's arrays, in every process."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
@@ -193,9 +193,9 @@ def all_or_none() -> Iterator[None]:
     try:
         yield
     except Exception:
-        of_all(False)
+        allgather(False)
         raise
-    if not all(of_all(True)):
+    if not all(allgather(True)):
         raise UserError("another process of the run could not go on: its own line says why")
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from hsjax import batches, data, devices, train
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics import features, generation, latents, neighbours
 from hsjax.models import Latent
 from hsjax.samplers import SAMPLERS, slerp

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from hsjax import batches, data, devices, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError, check_workdir, of_evaluation, read_record, validate
+from hsjax.config import check_workdir, of_evaluation, read_record, validate
+from hsjax.errors import UserError
 from hsjax.files import (
     locked,
     recover,
@@ -101,7 +102,7 @@ def _train_and_evaluate(config, path, dataset) -> dict:
         tell(_describe(run, initial))
         with devices.all_or_none():
             state = checkpoints.restore(initial) or initial
-        state = devices.from_first(state)
+        state = devices.broadcast(state)
         step, steps = int(state.step), run.experiment.steps
         if step:
             tell(f"continuing {run.path} after epoch {step // steps}, step {step}")
@@ -223,14 +224,14 @@ def _is_streamed(run) -> bool:
     images = run.dataset.train_images
     on_device = isinstance(images, jax.Array)
     fits = on_device or images.nbytes <= run.config.data.device_share * devices.memory()
-    return not all(devices.of_all(fits))
+    return not all(devices.allgather(fits))
 
 
 def _check_alike(run) -> None:
     """Raise a UserError unless all processes have the same config and images."""
     if jax.process_count() > 1:
         images = run.checksums["train_images"]["crc32"]
-        if len(set(devices.of_all(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
+        if len(set(devices.allgather(zlib.crc32(run.config.to_json().encode(), images)))) > 1:
             raise UserError("the processes of the run differ in config or data: give all the same")
 
 
@@ -305,7 +306,7 @@ def _train(run, state, checkpoints, records, stop_signal):
                 if _is_pictured(run, step):
                     _save(run, state, checkpoints, records)
                     _picture(run, state, records)
-            if stop := max(devices.of_all(stop_signal() or 0)):
+            if stop := max(devices.allgather(stop_signal() or 0)):
                 _save(run, state, checkpoints, records)
                 raise Interrupted(
                     f"stopped in epoch {epoch + (inside > 0)} and saved: "

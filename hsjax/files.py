@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 from absl import logging
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 
 
 def user_cache() -> Path | None:

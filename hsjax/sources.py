@@ -15,8 +15,8 @@ import numpy as np
 from absl import logging as absl_logging
 from PIL import EpsImagePlugin, Image, ImageOps
 
-from hsjax.config import UserError
 from hsjax.decoded import Source
+from hsjax.errors import UserError
 from hsjax.files import plainly_named, reason, user_cache
 
 SPLITS = ("train", "test")

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from hsjax import batches, devices, losses
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.models import VAE, Latent
 
 _KEYS = "threefry2x32"  # whatever JAX's default is, the same seed gives the same numbers
@@ -285,7 +285,7 @@ def programs(experiment: Experiment, count: int) -> Programs:
     The devices share each batch; other arguments and all results are whole on each of them.
     """
     batch_size = experiment.config.train.batch_size
-    sharding = devices.everywhere()
+    sharding = devices.replicated()
     jit = functools.partial(jax.jit, in_shardings=sharding, out_shardings=sharding)
 
     def order(state):
@@ -311,7 +311,9 @@ def programs(experiment: Experiment, count: int) -> Programs:
         order=jit(order),
         step=jit(step, donate_argnums=1),
         epoch=jit(epoch, donate_argnums=1),
-        batch=jit(batch, in_shardings=(sharding, sharding, devices.rows()), donate_argnums=1),
+        batch=jit(
+            batch, in_shardings=(sharding, sharding, devices.batch_sharding()), donate_argnums=1
+        ),
     )
 
 

@@ -97,7 +97,7 @@ test_losses.py::test_cartesian_kl_is_equation_3_and_the_mean_distance_to_the_pri
 + jnp.var(x, 0, ddof=1)
 
 losses.py: biased variance of the statistics
-test_losses.py::test_batch_statistics_are_those_of_the_columns
+test_losses.py::test_coordinate_moments_are_those_of_the_columns
 - ddof=1
 + ddof=0
 

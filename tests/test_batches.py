@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsjax import batches
-from hsjax.config import UserError
+from hsjax.errors import UserError
 
 
 def _images(count, shape=(5, 4, 3)):

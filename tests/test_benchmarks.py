@@ -20,14 +20,14 @@ from benchmarks import (
     tradeoff,
 )
 from configs import cifar_compressed
-from hsjax import batches, data, evaluate, experiment, losses, train
-from hsjax.config import UserError
+from hsjax import batches, data, evaluate, experiment, losses, statistics, train
+from hsjax.errors import UserError
 
 
 @pytest.mark.parametrize("form", [measure.masked_statistics, measure.cumulative_statistics])
 def test_every_form_gives_the_same_statistics(form):
     x = jax.random.normal(jax.random.key(0), (2, 9, 30))
-    for a, b in zip(form(x, 1e-3), losses.batch_statistics(x, 1e-3), strict=True):
+    for a, b in zip(form(x, 1e-3), statistics.coordinate_moments(x, 1e-3), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hsjax import checkpoints as checkpoints_module
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 
 
 def tree(value):

@@ -12,7 +12,8 @@ from absl import flags
 import main
 from configs import default
 from hsjax import devices
-from hsjax.config import EARLIER, UserError, check_workdir, of_evaluation, validate
+from hsjax.config import EARLIER, check_workdir, of_evaluation, validate
+from hsjax.errors import UserError
 from hsjax.files import locked, workdir_path
 
 # ml_collections', as it reads a config file.

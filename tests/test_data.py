@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsjax import data, decoded, experiment, files, sources
-from hsjax.config import UserError
+from hsjax.errors import UserError
 
 _SPLITS = {"train": 7, "test": 3}
 

@@ -17,7 +17,7 @@ from configs import digits_compressed, smoke
 from hsjax import batches, data, devices, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.logs import read_metrics
 
 ROOT = Path(__file__).parents[1]

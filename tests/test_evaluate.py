@@ -15,7 +15,7 @@ from conftest import tiny_config
 from hsjax import data, experiment, figures, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics import features, generation
 from hsjax.metrics.kid import kernel_distance
 from hsjax.metrics.latents import READING

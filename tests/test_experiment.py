@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from hsjax import data, experiment, train
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.logs import read_metrics
 
 TIMES = ("seconds", "images_per_second")

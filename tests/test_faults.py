@@ -26,7 +26,7 @@ from test_devices import ends, start_two
 from configs import smoke
 from hsjax import data, experiment, figures, files, losses, models, train
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.logs import Records, read_metrics
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 from scipy.signal import correlate
 
 from hsjax import data, files
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics import features
 from hsjax.metrics.frechet import frechet_distance, moments
 

@@ -17,7 +17,7 @@ from PIL import Image
 from configs import celeba_compressed
 from hsjax import batches, data, decoded, experiment
 from hsjax.checkpoints import Checkpoints
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.logs import read_metrics
 
 RNG = np.random.default_rng(0)

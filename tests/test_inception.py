@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics import inception
 
 # The oracle: the published network, NCHW, batch norm unfolded, PyTorch's names.

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from hsjax import losses
+from hsjax import losses, statistics
 
 
 def latents(batch=12, n=7, seed=0):
@@ -70,9 +70,9 @@ def test_cartesian_kl_is_equation_3_and_the_mean_distance_to_the_prior():
 
 
 @pytest.mark.parametrize("n", [2, 7, 50])
-def test_batch_statistics_are_those_of_the_columns(n):
+def test_coordinate_moments_are_those_of_the_columns(n):
     x = np.stack(latents(n=n))
-    mean, variance = losses.batch_statistics(x, 1e-3)
+    mean, variance = statistics.coordinate_moments(x, 1e-3)
     for row in range(2):
         columns = columns_by_loop(x[row].astype(np.float64), 1e-3)
         np.testing.assert_allclose(mean[row], columns.mean(0), rtol=1e-5, atol=1e-7)
@@ -84,7 +84,7 @@ def test_variance_survives_compression():
     rng = np.random.default_rng(0)
     cosine = 0.9 + 1e-3 * rng.normal(size=200)
     x = np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1).astype(np.float32)
-    _, variance = losses.batch_statistics(x, 1e-12)
+    _, variance = statistics.coordinate_moments(x, 1e-12)
     expected = columns_by_loop(x.astype(np.float64), 1e-12).var(0, ddof=1)
     np.testing.assert_allclose(variance[0], expected[0], rtol=1e-3)
 
@@ -118,9 +118,9 @@ def test_closed_form_derivative_is_that_of_the_naive_form(shape, seed, decay):
     weights = rng.normal(size=(2, 2, n))
     with jax.enable_x64(True):
         expected = gradient(naive_statistics, weights, x)
-        wide = gradient(losses.batch_statistics, weights, x)
+        wide = gradient(statistics.coordinate_moments, weights, x)
     np.testing.assert_allclose(wide, expected, rtol=1e-9, atol=1e-11)
-    narrow = gradient(losses.batch_statistics, weights.astype("float32"), x.astype("float32"))
+    narrow = gradient(statistics.coordinate_moments, weights.astype("float32"), x.astype("float32"))
     # The cosine of a large variance magnifies what float32 rounds.
     np.testing.assert_allclose(narrow, expected, rtol=0, atol=5e-3 * np.abs(expected).max())
 
@@ -156,7 +156,7 @@ def test_all_derivatives_in_latents_and_eps_are_those_of_the_naive_form(kind):
         at = (np.stack([x, 2 * x], axis=-1) if kind == "mapped" else x), np.float64(0.3)
         ours, naive = (
             jax.jit(DERIVATIVES[kind](partial(value, form)))(*at)
-            for form in (losses.batch_statistics, naive_statistics)
+            for form in (statistics.coordinate_moments, naive_statistics)
         )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10), ours, naive)
 
@@ -182,7 +182,7 @@ def test_every_number_of_a_spec_has_its_derivative():
 
 def test_nothing_of_the_latents_size_is_kept_for_the_gradient_but_they():
     x = jnp.asarray(np.stack(latents(batch=20, n=40)))
-    pull = jax.vjp(losses.batch_statistics, x, jnp.float32(1e-3))[1]
+    pull = jax.vjp(statistics.coordinate_moments, x, jnp.float32(1e-3))[1]
     (kept,) = (leaf for leaf in jax.tree.leaves(pull) if leaf.size > x.size // 10)
     np.testing.assert_array_equal(kept, x)
 
@@ -212,7 +212,7 @@ def test_accelerators_and_cpus_sum_to_the_same_statistics_and_gradient():
     x = np.stack(latents(n=75))
 
     def value(x):
-        mean, variance = losses.batch_statistics(x, 1e-3)
+        mean, variance = statistics.coordinate_moments(x, 1e-3)
         return jnp.sum(jnp.sin(mean) + jnp.cos(3 * variance))
 
     here = jax.jit(jax.value_and_grad(value))(x)
@@ -227,7 +227,7 @@ def test_small_tails_keep_their_digits_at_any_length(n):
     """Sums by blocks, with rows that fall by 1e-6 from end to end, against float64."""
     rng = np.random.default_rng(n)
     x = (rng.normal(size=(2, 5, n)) * np.logspace(0, -6, n)).astype(np.float32)
-    mean, _ = losses.batch_statistics(x, 1e-20)
+    mean, _ = statistics.coordinate_moments(x, 1e-20)
     squares = x.astype(np.float64) ** 2
     tails = np.sqrt(np.cumsum(squares[..., ::-1], axis=-1)[..., ::-1])
     expected = (x / tails)[..., :-1].mean(axis=1)

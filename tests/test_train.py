@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny_config
 
 from hsjax import data, losses, train
-from hsjax.config import UserError
+from hsjax.errors import UserError
 
 
 def start(config):

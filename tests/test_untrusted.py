@@ -21,7 +21,8 @@ from PIL import EpsImagePlugin, Image
 
 from configs import default
 from hsjax import checkpoints, data, experiment, files
-from hsjax.config import UserError, check_workdir
+from hsjax.config import check_workdir
+from hsjax.errors import UserError
 from hsjax.logs import Records, read_metrics
 from hsjax.metrics import features, inception
 
@@ -292,7 +293,7 @@ RESTORE = """if True:
     from pathlib import Path
     from test_checkpoints import assert_same, tree
     from hsjax.checkpoints import Checkpoints
-    from hsjax.config import UserError
+    from hsjax.errors import UserError
 
     found = {}
     for folder in sorted(Path(sys.argv[1]).iterdir()):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hsjax import batches, coordinates, losses, samplers
+from hsjax import batches, coordinates, losses, samplers, statistics
 from hsjax.metrics import latents
 from hsjax.metrics.frechet import frechet_distance, moments
 from hsjax.metrics.kid import kernel_distance
@@ -221,7 +221,7 @@ def objectives(mean, std):
             terms = losses.spherical_kl(mean, std, spec)
             found |= {f"{name}_{term}": value for term, value in terms._asdict().items()}
             found[name] = losses.total(terms, spec)
-        found["statistics"] = sum(map(jnp.sum, losses.batch_statistics(mean, 1e-3)))
+        found["statistics"] = sum(map(jnp.sum, statistics.coordinate_moments(mean, 1e-3)))
     return found
 
 
@@ -281,12 +281,14 @@ def test_gaussian_kl_of_any_latents(mean, log_variance, data):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 0, 3, 2)], ids=str)
-def test_batch_statistics_take_any_leading_axes(shape):
+def test_coordinate_moments_take_any_leading_axes(shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    mean, variance = losses.batch_statistics(x, 1e-3)
+    mean, variance = statistics.coordinate_moments(x, 1e-3)
     assert mean.shape == variance.shape == (*shape[:-2], shape[-1])
     for index in np.ndindex(*shape[:-2]):
-        np.testing.assert_allclose(mean[index], losses.batch_statistics(x[index], 1e-3)[0], 1e-5)
+        np.testing.assert_allclose(
+            mean[index], statistics.coordinate_moments(x[index], 1e-3)[0], 1e-5
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -319,7 +321,7 @@ def test_annealing_of_any_epoch(epochs, length, form):
         (lambda x: losses.cartesian_kl(x, x, prior_mean=x), "a prior has shape (3, 4)"),
         (lambda x: losses.cartesian_kl(x, x, prior_std=x[0, :3]), "a prior has shape (3,)"),
         (lambda x: losses.spherical_kl(x[:0], x[:0], losses.paper_spec(4)), "must both be"),
-        (lambda x: losses.batch_statistics(x[:, :1], 1e-3), "2 rows of 2 coordinates"),
+        (lambda x: statistics.coordinate_moments(x[:, :1], 1e-3), "2 rows of 2 coordinates"),
         (lambda x: losses.paper_spec(4, mean_target=x[0]), "broadcast"),
         (lambda x: losses.paper_spec(4, spread_target=x), "broadcast"),
         (lambda x: samplers.slerp(x, x, x[0]), "got (3, 4), (3, 4) and (4,)"),

@@ -17,8 +17,8 @@ from absl import logging
 from jax import Array, lax
 
 from hsjax import batches
-from hsjax.config import UserError
 from hsjax.data import Dataset
+from hsjax.errors import UserError
 from hsjax.files import read_npz, reason, remove_orphans, user_cache, write_npz
 
 _BATCH = 128

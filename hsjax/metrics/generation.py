@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics.features import FeatureNetwork
 from hsjax.metrics.frechet import finite_rows, frechet_distance, moments, rank_note
 from hsjax.metrics.kid import kernel_distance

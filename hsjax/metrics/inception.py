@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hsjax.config import UserError
+from hsjax.errors import UserError
 from hsjax.metrics import torch_files
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
