@@ -25,10 +25,13 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "Python file of the run's config; configs/default.py if not given. The other files in configs/ "
-    "are experiments",
+    "are experiments. Those named after a data set take a method: configs/mnist.py:rae",
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for all that the run writes; runs/<config name> if not given"
+    "workdir",
+    None,
+    "Folder for all that the run writes; if not given, runs/<config name> or, of FILE:METHOD, "
+    "runs/<config name>_<method>",
 )
 MODE = flags.DEFINE_enum(
     "mode",
@@ -81,21 +84,22 @@ def parse(argv: list[str]) -> list[str]:
         _fail(error, 2)
 
 
-def _check_file(path: str) -> None:
-    """Raise a flags.Error unless get_config() of this file returns a config."""
+def _check_file(given: str) -> None:
+    """Raise a flags.Error unless get_config() of FILE, or get_config(X) of FILE:X, is a config."""
+    path, colon, argument = given.partition(":")  # as ml_collections does
     if not Path(path).is_file():
-        raise flags.Error(f"--config={path}: no such file")
+        raise flags.Error(f"--config={given}: no such file")
     try:
         get_config = runpy.run_path(path).get("get_config")
-        config = get_config() if get_config else None
+        config = get_config(*([argument] if colon else [])) if get_config else None
     except Exception as error:  # it is a program
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"line {lines[-1]}" if lines else "it"
         raise flags.Error(
-            f"--config={path}: {where} ends with {type(error).__name__}: {error}"
+            f"--config={given}: {where} ends with {type(error).__name__}: {error}"
         ) from error
     if not isinstance(config, ConfigDict):
-        raise flags.Error(f"--config={path}: it needs a get_config() that returns a ConfigDict")
+        raise flags.Error(f"--config={given}: it needs a get_config() that returns a ConfigDict")
 
 
 def main(_) -> None:
@@ -135,8 +139,8 @@ def _run() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := user_cache()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
 
-    name = Path(FLAGS["config"].config_filename).stem
-    workdir = WORKDIR.value or str(Path("runs") / name)
+    path, _, method = FLAGS["config"].config_filename.partition(":")
+    workdir = WORKDIR.value or str(Path("runs") / "_".join(filter(None, (Path(path).stem, method))))
     processes = COORDINATOR.value, PROCESSES.value, PROCESS.value
     several = DISTRIBUTED.value or processes != (None, None, None)
     try:

@@ -1,13 +1,9 @@
 """What the benchmarks share: their command, interleaved rounds, ratios with their spread, JSON."""
 
 import argparse
-import functools
 import json
-import os
 import platform
-import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsjax.errors import UserError
-from hsjax.experiment import Interrupted
 from hsjax.files import writing
 from hsjax.terminal import fold, tell
 
@@ -39,32 +33,6 @@ def parser(doc: str, name: str, quick: str = "") -> argparse.ArgumentParser:
 def numbers(text: str) -> list[int]:
     """Whole numbers between commas."""
     return [int(part) for part in text.split(",")]
-
-
-def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Make a mistake, or Ctrl-C, in the main of a benchmark one line and an exit status."""
-
-    @functools.wraps(main)
-    def run():
-        try:
-            main()
-        except UserError as error:
-            _fail(error, 2)
-        except Interrupted as stop:
-            tell(str(stop))
-            sys.exit(128 + stop.signal)
-        except KeyboardInterrupt:
-            try:
-                _fail("interrupted: repeat the command", 130)
-            finally:
-                os._exit(130)  # as in main.py
-
-    return run
-
-
-def _fail(error: Exception | str, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(status)
 
 
 def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hsjax import evaluate
-from hsjax.models import Latent
+from hsjax.inference import Inference
+from hsjax.posteriors import Gaussian
 
 
 def _convolution(inputs: int, outputs: int, size: int, *, bias=False) -> nn.Conv2d:
@@ -67,14 +67,14 @@ class Encoder(nn.Module):
         self.last = Block(stages[-1], stages[-1])
         self.head = nn.Linear(height // scale * (width // scale) * stages[-1], 2 * latent_dim)
 
-    def forward(self, x: Tensor) -> Latent:
+    def forward(self, x: Tensor) -> Gaussian:
         """Convolutions in self.dtype, the linear layer in float32."""
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             x = _halve(_activation(self.norm(self.stem(x))))
             for block in self.blocks:
                 x = _halve(block(x))
             x = self.last(x)
-        return Latent(*self.head(x.flatten(1).float()).chunk(2, dim=-1))
+        return Gaussian(*self.head(x.flatten(1).float()).chunk(2, dim=-1))
 
 
 class Decoder(nn.Module):
@@ -118,7 +118,7 @@ class VAE(nn.Module):
         return self.decoder(z * (self.latent_dim**0.5 / z.norm(dim=-1, keepdim=True)))
 
 
-def sample(latent: Latent, noise: Tensor) -> Tensor:
+def sample(latent: Gaussian, noise: Tensor) -> Tensor:
     """z = μ + σ ε, [B, n]."""
     return latent.mean + (0.5 * latent.log_variance).exp() * noise
 
@@ -137,7 +137,7 @@ def batch_statistics(x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return columns.mean(-2), columns.var(-2)
 
 
-def spherical_kl(latent: Latent, spec) -> list[Tensor]:
+def spherical_kl(latent: Gaussian, spec) -> list[Tensor]:
     """The four terms of (4) and (5) for a `losses.paper_spec`, in the order of SphericalTerms."""
     x = torch.stack([latent.mean, (0.5 * latent.log_variance).exp()])
     average, variance = batch_statistics(x, spec.eps)
@@ -147,9 +147,9 @@ def spherical_kl(latent: Latent, spec) -> list[Tensor]:
     return [part for row in columns for part in (row[:-1].sum(), row[-1])]
 
 
-def loss(images: Tensor, output: Tensor, latent: Latent, objective) -> Tensor:
+def loss(images: Tensor, output: Tensor, latent: Gaussian, objective) -> Tensor:
     """MSE + β regulariser, equation (6)."""
-    spec = objective.spec
+    spec = objective.hyper
     terms = zip(spec.term_gains, spherical_kl(latent, spec), strict=True)
     return squared_error(images, output) + objective.beta * sum(g * t for g, t in terms)
 
@@ -219,14 +219,14 @@ def trainer(step, images: Tensor, order: Tensor, latent_dim: int):
     return run
 
 
-def inference(model: VAE, device: str) -> evaluate.Inference:
-    """The functions that `hsjax.evaluate.embed` and `decode` call, from and to NumPy arrays."""
+def inference(model: VAE, device: str) -> Inference:
+    """The functions that `hsjax.inference.embed` and `decode` call, from and to NumPy arrays."""
 
     @torch.inference_mode()
     def encode(_, images):
         model.eval()
         images = torch.as_tensor(images, device=device).permute(0, 3, 1, 2)
-        return Latent(*(x.cpu().numpy() for x in model.encoder(prepare(images.contiguous()))))
+        return Gaussian(*(x.cpu().numpy() for x in model.encoder(prepare(images.contiguous()))))
 
     @torch.inference_mode()
     def decode(_, z):
@@ -234,4 +234,4 @@ def inference(model: VAE, device: str) -> evaluate.Inference:
         output = model.decode(torch.tensor(z, device=device))
         return output.permute(0, 2, 3, 1).cpu().numpy()
 
-    return evaluate.Inference(encode, decode, errors=None)
+    return Inference(encode, decode, errors=None, terms=None, prior=None)

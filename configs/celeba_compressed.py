@@ -7,16 +7,8 @@ Run time: not measured on CelebA; it is meant for an accelerator. See celeba_sta
 
 from ml_collections import ConfigDict
 
-from configs import celeba_standard
+from configs import celeba
 
 
 def get_config() -> ConfigDict:
-    config = celeba_standard.get_config()
-    config.model.project = True
-    config.loss.kind = "spherical"
-    config.loss.beta = 1.0
-    config.loss.angle_gain = 10.0  # the paper leaves it open
-    config.loss.annealing = "sqrt"
-    config.loss.annealing_epochs = 33  # a third of the run, as in the paper
-    config.sample.sampler = "projected_gaussian"
-    return config
+    return celeba.get_config("spherical")

@@ -12,18 +12,8 @@ CelebA's host often refuses automatic downloads; tensorflow-datasets then says w
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import celeba
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
-    config.data.name = "celeb_a"
-    config.data.flip = True
-    config.data.crop = 148  # the face, as is usual
-    config.data.size = 64
-    config.model.latent_dim = 200
-    config.model.stages = (32, 64, 128, 256)
-    config.loss.beta = 0.3
-    config.train.epochs = 100
-    config.train.decay_epochs = (90,)
-    return config
+    return celeba.get_config("standard")

@@ -15,7 +15,7 @@ from configs import cifar_compressed
 
 def get_config() -> ConfigDict:
     config = cifar_compressed.get_config()
-    config.loss.mean_target = 0.0
-    config.loss.spread_target = 0.0
-    config.loss.angle_gain = 60.0
+    config.method.mean_target = 0.0
+    config.method.spread_target = 0.0
+    config.method.angle_gain = 60.0
     return config

@@ -9,14 +9,8 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import cifar
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
-    config.data.name = "cifar10"
-    config.data.flip = True
-    config.model.latent_dim = 200
-    config.loss.beta = 0.3  # about the MSE of the compressed twin
-    config.evaluate.feature_steps = 2000
-    return config
+    return cifar.get_config("standard")

@@ -4,10 +4,11 @@ A field is set on the command line with its dotted name: --config.model.latent_d
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from hsjax.config import method_fields
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "standard") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initial parameters, data order, flips, noise and samples
 
@@ -38,9 +39,11 @@ def get_config() -> ConfigDict:
     model.initialisation = "lecun_normal"
     model.project = False  # rescale z to ‖z‖ = √n before decoding (below equation 8)
 
+    # The latent-space method and its own fields: hsjax/methods/ has a file for each method, which
+    # explains them. It is chosen where the config is: --config=configs/mnist.py:rae.
+    config.method = method_fields(method)
+
     config.loss = loss = ConfigDict()
-    # Regulariser: "standard" (1), "cartesian" (3), "spherical" (4)(5).
-    loss.kind = "standard"
     loss.beta = 1.0  # gain β of the regulariser (2)(6)
     # Growth of β: "none"; "sqrt" (√(epoch/length)); with e from 0, "published" (√e + 1) and
     # "published_drop" (1 after e = length).
@@ -48,25 +51,6 @@ def get_config() -> ConfigDict:
     loss.annealing_epochs = 100  # length of the growth (section 4.1)
     # β is 1 in the first epoch, and then relative to its MSE / regulariser (published code).
     loss.relative_beta = False
-    # "paper", the text: (1), (4)(5); "published", the authors' code: the mean of (1) over n, and
-    # other terms for the spherical kind, to which the remaining fields belong.
-    loss.spec = "paper"
-    # Target of the mean cosines of μ: "full" 1, "half" the diagonal's, "none" 0 (7).
-    loss.compression = "full"
-    # Of the paper spec alone; the published code fixes these.
-    loss.mean_target = placeholder(float)  # instead of compression, one target for all cosines
-    loss.spread_target = placeholder(float)  # of the cosines of μ; unset, the prior's 1/√(n-k+1)
-    # How many angles of μ, from the first on, these targets are for; the rest keep the prior's,
-    # 0 and 1/√(n-k+1). 0: all n - 1.
-    loss.compressed_angles = 0
-    loss.angle_gain = 1.0  # overall gain of the angle terms (4)
-    loss.radius_gain = 1.0  # overall gain of the radius terms (5)
-    loss.eps = 1e-3  # added to squared tails (published code)
-    loss.variance_eps = 1e-4  # added to batch variances (published code)
-    # Of the published spec alone: factor on the target of σ's radius (a later version: 0.001).
-    loss.std_radius = 1.0
-    # Likewise: gain of σ's angles, 50,000 for MNIST, 225,000 for Fashion-MNIST, else 500,000.
-    loss.std_angle_gain = 500_000.0
 
     config.train = train = ConfigDict()
     train.epochs = 300  # (section 4.1)
@@ -85,7 +69,7 @@ def get_config() -> ConfigDict:
     train.debug_nans = False
 
     config.sample = sample = ConfigDict()
-    # Where new latents come from: see hsjax/samplers.py.
+    # Where new latents come from: see hsjax/samplers/. "own" asks the method.
     sample.sampler = "prior"
     sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
     sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller
@@ -100,6 +84,8 @@ def get_config() -> ConfigDict:
         "prior",
         "uniform_sphere",
         "vmf",
+        "gaussian",
+        "gmm",
         "projected_gaussian",
         "projected_gmm",
         "angles",

@@ -16,7 +16,7 @@ from configs import mnist_compressed
 
 def get_config() -> ConfigDict:
     config = mnist_compressed.get_config()
-    config.loss.mean_target = 0.0
-    config.loss.spread_target = 0.0
-    config.loss.angle_gain = 60.0
+    config.method.mean_target = 0.0
+    config.method.spread_target = 0.0
+    config.method.angle_gain = 60.0
     return config

@@ -9,15 +9,8 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import mnist_standard
+from configs import mnist
 
 
 def get_config() -> ConfigDict:
-    config = mnist_standard.get_config()
-    config.model.project = True
-    config.loss.kind = "spherical"
-    config.loss.beta = 1.0
-    config.loss.angle_gain = 10.0  # the paper leaves it open
-    config.loss.annealing = "sqrt"
-    config.sample.sampler = "projected_gaussian"
-    return config
+    return mnist.get_config("spherical")

@@ -8,12 +8,8 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import mnist
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
-    config.data.name = "mnist"
-    config.model.latent_dim = 128
-    config.loss.beta = 0.3  # about the MSE of the compressed twin after three epochs
-    return config
+    return mnist.get_config("standard")

@@ -4,7 +4,9 @@ Importing hsjax gives the library, which needs JAX and NumPy alone (two samplers
 fitted, SciPy and scikit-learn):
 
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
+* `hsjax.statistics`: the mean and variance of these over a batch;
 * `hsjax.losses`: the objectives, equations (1) to (6);
+* `hsjax.posteriors`, `hsjax.methods`: latent-space methods, a file each;
 * `hsjax.samplers`: where new latents come from.
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in
@@ -19,7 +21,7 @@ Example:
   2.0
 """
 
-from hsjax import coordinates, losses, samplers
+from hsjax import coordinates, losses, methods, posteriors, samplers, statistics
 
-__all__ = ["coordinates", "losses", "samplers"]
+__all__ = ["coordinates", "losses", "methods", "posteriors", "samplers", "statistics"]
 __version__ = "0.1.0"

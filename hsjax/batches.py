@@ -1,6 +1,7 @@
 """Batches of an epoch, and uint8 images as the model takes them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,20 +55,24 @@ def epoch_order(key: Array, count: int, batch_size: int) -> Array:
     return jnp.concatenate([order, order[: steps * batch_size - count]]).reshape(steps, batch_size)
 
 
-def stream(images: np.ndarray, order: np.ndarray) -> Iterator[Array]:
-    """Yields the batches images[order[0]], images[order[1]], ...: uint8 [batch_size, H, W, C].
+def stream(examples: Any, order: np.ndarray) -> Iterator[Any]:
+    """Yields the batches examples[order[0]], examples[order[1]], ..., array by array.
 
     Threads gather them ahead and send each device its share; of several processes, each gathers
     the rows of its own devices alone.
 
     Args:
-      images: uint8 [count, H, W, C] on the host, in memory or mapped into it.
+      examples: a tree of arrays [count, ...] on the host, in memory or mapped into it.
       order: int32 [steps, batch_size], of epoch_order.
     """
     import grain  # half a second to import
 
     def batch(rows):
-        return devices.share((len(rows), *images.shape[1:]), lambda mine: images[rows[mine]])
+        def gather(array):
+            shape = (len(rows), *array.shape[1:])
+            return devices.share(shape, lambda mine: array[rows[mine]])
+
+        return jax.tree.map(gather, examples)
 
     ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
     iterator = iter(grain.MapDataset.source(order).map(batch).to_iter_dataset(ahead))

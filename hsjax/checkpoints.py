@@ -178,11 +178,13 @@ class Checkpoints:
             # Asked before: orbax, when it fails, leaves tasks behind that fail later.
             with plainly_named(self.folder / str(step)) as plain:
                 held = ocp.PyTreeCheckpointHandler().metadata(plain / "default")
+                target = _as_named_there(target, held.tree)
                 if _shapes(held.tree) == _shapes(target):
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")  # about the topology it was saved on
                         args = ocp.args.StandardRestore(target)
-                        return self._orbax.restore(plain / "default", args=args)
+                        restored = self._orbax.restore(plain / "default", args=args)
+                        return {name: restored[name] for name in target}
         except Exception as error:  # made by hand, as the files hash to what they should
             raise UserError(
                 f"{self.folder / str(step)} can't be read ({reason(error)}): move that folder "
@@ -235,6 +237,12 @@ def _as_dict(state: Any) -> dict[str, jax.Array]:
     """Leaves by path, in the order of the pytree: names that don't depend on its classes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
+
+
+def _as_named_there(arrays: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """The same arrays, under the names of a version that called the regulariser `kl`."""
+    names = {name[4:].replace("['kl']", "['regulariser']"): name for name in there}
+    return {names.get(name[4:], name): array for name, array in arrays.items()}
 
 
 def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -1,15 +1,21 @@
 """What a user can get wrong in a config, said in one line before anything compiles."""
 
+import functools
+import inspect
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+import jax
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from hsjax import losses, models, samplers
+from hsjax import evaluate, losses, models, samplers
 from hsjax.errors import UserError
+from hsjax.methods import METHODS, Bounds
 
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
@@ -17,105 +23,82 @@ _FREE = (
     *("train.checkpoints_kept", "train.debug_nans"),
 )
 _FREE_GROUPS = ("sample.", "evaluate.")
-# What versions did that lacked these fields: runs of theirs may be continued by this one.
-EARLIER = {
-    "data.corrupt": "refuse",
-    "data.crop": 0,
-    "data.size": 0,
-    "data.test_share": 0.1,
-    "loss.compressed_angles": 0,
-    "loss.mean_target": None,
-    "loss.spread_target": None,
-    "loss.std_angle_gain": 500_000.0,
-    "loss.std_radius": 1.0,
-    "model.initialisation": "lecun_normal",
-    "train.adam_eps": 1e-8,
-}
+
+_Rule = Callable[[Any], str]  # a value -> what it must be, "" if it is that
 
 
-# --------------------------------------------------------------------------- what a field may be
+def _one_of(choices: Iterable[str]) -> _Rule:
+    def wanted(value):
+        fits = type(value) is str and value in choices
+        return "" if fits else f"choose one of {', '.join(choices)}"
 
-_Check = Callable[[str, Any], None]  # (field, value) -> nothing, or a UserError
-
-
-def _one_of(*choices: str) -> _Check:
-    def check(field, value):
-        if type(value) is not str or value not in choices:
-            raise UserError(f"{field} is {_shown(value)}: choose one of {', '.join(choices)}")
-
-    return check
+    return wanted
 
 
-def _some_of(*choices: str) -> _Check:
-    def check(field, value):
-        # A command line's a,b arrives as the one text "a,b".
-        several = isinstance(value, tuple | list)
-        wrong = [v for v in value if type(v) is not str or v not in choices] if several else [value]
-        if wrong:
-            raise UserError(
-                f"{field} holds {_shown(wrong[0])}: choose from {', '.join(choices)}, "
-                f"written as ('{choices[0]}', '{choices[1]}')"
-            )
-        _check_different(field, value)
+def _some_of(choices: Collection[str]) -> _Rule:
+    def wanted(value):
+        several = isinstance(value, tuple | list) and all(type(v) is str for v in value)
+        if several and len(set(value)) == len(value) and all(v in choices for v in value):
+            return ""
+        first, second = list(choices)[:2]
+        return f"choose from {', '.join(choices)}, each once, written as ('{first}', '{second}')"
 
-    return check
+    return wanted
 
 
-def _switch(field: str, value: Any) -> None:
-    if type(value) is not bool:
-        raise UserError(f"{field} is {_shown(value)}: it must be True or False")
+def _switch(value: Any) -> str:
+    return "" if type(value) is bool else "it must be True or False"
 
 
-def _string(field: str, value: Any) -> None:
-    if type(value) is not str or "\0" in value:  # no path holds that
-        raise UserError(f"{field} is {_shown(value)}: it must be a string")
+def _string(value: Any) -> str:
+    return "" if type(value) is str and "\0" not in value else "it must be a string"
 
 
-def _name(field: str, value: Any) -> None:
-    _string(field, value)
-    if not value.strip():
-        raise UserError(f"{field} is {value!r}: it must not be empty")
+def _name(value: Any) -> str:
+    return _string(value) or ("" if value.strip() else "it must not be empty")
 
 
-def _whole(least: int, most: int = 1_000_000_000) -> _Check:
-    def check(field, value):
-        if type(value) is not int or not least <= value <= most:
-            raise UserError(
-                f"{field} is {_shown(value)}: it must be a whole number from {least} to {most}"
-            )
+def _whole(least: int, most: int = 1_000_000_000) -> _Rule:
+    def wanted(value):
+        fits = type(value) is int and least <= value <= most
+        return "" if fits else f"it must be a whole number from {least} to {most}"
 
-    return check
+    return wanted
 
 
-def _wholes(least: int, most: int, *, fewest: int, up_to: int, different: bool = True) -> _Check:
-    def check(field, value):
-        several = isinstance(value, tuple | list) and fewest <= len(value) <= up_to
-        if not several or not all(type(v) is int and least <= v <= most for v in value):
-            raise UserError(
-                f"{field} is {_shown(value)}: it must hold {fewest} to {up_to} whole numbers "
-                f"from {least} to {most}, written as (1, 2)"
-            )
-        if different:
-            _check_different(field, value)
+def _wholes(least: int, most: int, *, fewest: int, up_to: int, different: bool = True) -> _Rule:
+    def wanted(value):
+        fits = isinstance(value, tuple | list) and fewest <= len(value) <= up_to
+        fits = fits and all(type(v) is int and least <= v <= most for v in value)
+        if fits and not (different and len(set(value)) < len(value)):
+            return ""
+        which = "different whole numbers" if different else "whole numbers"
+        return f"it must hold {fewest} to {up_to} {which} from {least} to {most}, such as (1, 2)"
 
-    return check
+    return wanted
 
 
-def _number(least: float, most: float = 1e30, *, may_be_unset: bool = False) -> _Check:
-    def check(field, value):
-        if value is None and may_be_unset:
-            return
-        if type(value) is bool or not isinstance(value, int | float) or not least <= value <= most:
-            raise UserError(
-                f"{field} is {_shown(value)}: it must be a number from {least:g} to {most:g}"
-            )
+def _number(least: float, most: float = 1e30) -> _Rule:
+    def wanted(value):
+        fits = type(value) is not bool and isinstance(value, int | float) and least <= value <= most
+        return "" if fits else f"it must be a number from {least:g} to {most:g}"
 
-    return check
+    return wanted
 
 
-def _check_different(field: str, value) -> None:
-    if len(set(value)) < len(value):
-        raise UserError(f"{field} is {_shown(value)}: leave out what it holds twice")
+def _annotated(annotation: Any) -> _Rule:
+    """What the annotation of a method's field asks for."""
+    bounds = Bounds(-1e30)
+    if get_origin(annotation) is Annotated:
+        annotation, bounds = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return _one_of(get_args(annotation))
+    if NoneType in get_args(annotation):
+        rule = _annotated(Annotated[get_args(annotation)[0], bounds])
+        return lambda value: "" if value is None else rule(value)
+    if annotation is int:
+        return _whole(int(bounds.least), int(min(bounds.most, 1e9)))
+    return {bool: _switch, str: _string, float: _number(*bounds)}[annotation]
 
 
 def _shown(value: Any) -> str:
@@ -129,62 +112,84 @@ def _shown(value: Any) -> str:
 
 _SEED = 0, 2**32 - 1  # JAX takes a larger one modulo 2³²
 _POSITIVE = _number(1e-30)  # in float32, 1e-300 would be 0
-# Every field of configs/default.py, in its order.
-_FIELDS: dict[str, _Check] = {
-    "seed": _whole(*_SEED),
-    "data.name": _name,
-    "data.dir": _string,
-    "data.flip": _switch,
-    "data.size": _whole(0, 100_000),
-    "data.crop": _whole(0, 100_000),
-    "data.corrupt": _one_of("refuse", "skip"),
-    "data.test_share": _number(0.001, 0.999),
-    "data.device_share": _number(0),
-    "model.latent_dim": _whole(2, 1_000_000),
-    "model.stages": _wholes(1, 100_000, fewest=1, up_to=10, different=False),
-    "model.dtype": _one_of("float32", "bfloat16"),
-    "model.initialisation": _one_of(*models.INITIALISATIONS),
-    "model.project": _switch,
-    "loss.kind": _one_of("standard", "cartesian", "spherical"),
-    "loss.beta": _number(0),
-    "loss.annealing": _one_of(*losses.ANNEALINGS),
-    "loss.annealing_epochs": _whole(1),
-    "loss.relative_beta": _switch,
-    "loss.spec": _one_of("paper", "published"),
-    "loss.compression": _one_of(*losses.COMPRESSIONS),
-    "loss.mean_target": _number(-1, 1, may_be_unset=True),
-    "loss.spread_target": _number(0, 1, may_be_unset=True),
-    "loss.compressed_angles": _whole(0),
-    "loss.angle_gain": _number(0),
-    "loss.radius_gain": _number(0),
-    "loss.eps": _POSITIVE,
-    "loss.variance_eps": _POSITIVE,
-    "loss.std_radius": _number(0),
-    "loss.std_angle_gain": _number(0),
-    "train.epochs": _whole(1),
-    "train.batch_size": _whole(2),
-    "train.learning_rate": _POSITIVE,
-    "train.adam_eps": _POSITIVE,
-    "train.decay_epochs": _wholes(1, 1_000_000_000, fewest=0, up_to=1000),
-    "train.decay_factor": _POSITIVE,
-    "train.gradient_clip": _number(0),
-    "train.checkpoint_every": _whole(1),
-    "train.checkpoints_kept": _whole(1),
-    "train.loop": _one_of("auto", "scan", "steps"),
-    "train.debug_nans": _switch,
-    "sample.sampler": _one_of(*samplers.SAMPLERS),
-    "sample.fit_split": _one_of("train", "test"),
-    "sample.count": _whole(2),
-    "evaluate.latent_scale": _POSITIVE,
-    "evaluate.batch_norm": _one_of("running", "batch"),
-    "evaluate.samplers": _some_of(*samplers.SAMPLERS),
-    "evaluate.metrics": _some_of("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
-    "evaluate.features": _one_of("classifier", "random", "inception", "none"),
-    "evaluate.feature_seeds": _wholes(*_SEED, fewest=1, up_to=1000),
-    "evaluate.feature_steps": _whole(1),
-    "evaluate.inception_weights": _string,
-    "evaluate.neighbours": _whole(1),
+# Every field of configs/default.py but the method's, in its order: default and rule. A stored
+# config that lacks a field, since it is older, has the default.
+_FIELDS: dict[str, tuple[Any, _Rule]] = {
+    "seed": (0, _whole(*_SEED)),
+    "data.name": ("digits", _name),
+    "data.dir": ("", _string),
+    "data.flip": (False, _switch),
+    "data.size": (0, _whole(0, 100_000)),
+    "data.crop": (0, _whole(0, 100_000)),
+    "data.corrupt": ("refuse", _one_of(("refuse", "skip"))),
+    "data.test_share": (0.1, _number(0.001, 0.999)),
+    "data.device_share": (0.25, _number(0)),
+    "model.latent_dim": (128, _whole(2, 1_000_000)),
+    "model.stages": ((16, 32, 64), _wholes(1, 100_000, fewest=1, up_to=10, different=False)),
+    "model.dtype": ("float32", _one_of(("float32", "bfloat16"))),
+    "model.initialisation": ("lecun_normal", _one_of(models.INITIALISATIONS)),
+    "model.project": (False, _switch),
+    "loss.beta": (1.0, _number(0)),
+    "loss.annealing": ("none", _one_of(losses.ANNEALINGS)),
+    "loss.annealing_epochs": (100, _whole(1)),
+    "loss.relative_beta": (False, _switch),
+    "train.epochs": (300, _whole(1)),
+    "train.batch_size": (200, _whole(2)),
+    "train.learning_rate": (2e-4, _POSITIVE),
+    "train.adam_eps": (1e-8, _POSITIVE),
+    "train.decay_epochs": ((280,), _wholes(1, 1_000_000_000, fewest=0, up_to=1000)),
+    "train.decay_factor": (0.5, _POSITIVE),
+    "train.gradient_clip": (0.0, _number(0)),
+    "train.checkpoint_every": (10, _whole(1)),
+    "train.checkpoints_kept": (3, _whole(1)),
+    "train.loop": ("auto", _one_of(("auto", "scan", "steps"))),
+    "train.debug_nans": (False, _switch),
+    "sample.sampler": ("prior", _one_of(samplers.SAMPLERS)),
+    "sample.fit_split": ("train", _one_of(("train", "test"))),
+    "sample.count": (10_000, _whole(2)),
+    "evaluate.latent_scale": (1.0, _POSITIVE),
+    "evaluate.samplers": (
+        (
+            *("prior", "uniform_sphere", "vmf", "gaussian", "gmm"),
+            *("projected_gaussian", "projected_gmm", "angles"),
+        ),
+        _some_of(samplers.SAMPLERS),
+    ),
+    "evaluate.batch_norm": ("running", _one_of(("running", "batch"))),
+    "evaluate.metrics": (
+        ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
+        _some_of(evaluate.METRICS),
+    ),
+    "evaluate.features": (
+        "classifier",
+        _one_of(("classifier", "random", "inception", "none")),
+    ),
+    "evaluate.feature_seeds": ((0,), _wholes(*_SEED, fewest=1, up_to=1000)),
+    "evaluate.feature_steps": (500, _whole(1)),
+    "evaluate.inception_weights": ("", _string),
+    "evaluate.neighbours": (5, _whole(1)),
 }
+
+
+def method_fields(name: str) -> ConfigDict:
+    """A method's name and fields with their defaults, as they stand under `config.method`.
+
+    Raises:
+      ValueError: no such method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"{name!r} is no method: choose one of {', '.join(METHODS)}")
+    fields = {field: p.default for field, p in _schema(name).items()}
+    unset = {field: placeholder(float) for field, value in fields.items() if value is None}
+    return ConfigDict({"name": name, **fields, **unset})
+
+
+def _schema(name: str) -> dict[str, inspect.Parameter]:
+    """The fields of a method, from the signature of its `hyper`; none if there is no such one."""
+    if name not in METHODS:
+        return {}
+    parameters = inspect.signature(METHODS[name].hyper, eval_str=True).parameters
+    return {field: p for field, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def validate(config: ConfigDict) -> None:
@@ -199,22 +204,36 @@ def validate(config: ConfigDict) -> None:
             "as configs/default.py does"
         )
     values = _flat(config.to_dict())
+    name = str(values.get("method.name"))
+    schema = _schema(name)
+    rules = {field: rule for field, (_, rule) in _FIELDS.items()} | {
+        "method.name": _one_of(METHODS)
+    }
+    rules |= {f"method.{field}": _annotated(p.annotation) for field, p in schema.items()}
     for field in values:
-        if field not in _FIELDS:
+        if field in rules:
+            continue
+        if schema and field.startswith("method."):
+            there = ", ".join(schema) or "none"
+            raise UserError(
+                f"{field} is no field of {name}, which has: {there}; another method is chosen with "
+                "--config=configs/DATA.py:METHOD"
+            )
+        if schema or not field.startswith("method."):
             raise UserError(f"no such config field: {field}")
-    for field, check in _FIELDS.items():
+    for field, rule in rules.items():
         if field not in values:
             raise UserError(f"{field} is missing: start from the config of configs/default.py")
-        check(field, values[field])
-    angles = config.model.latent_dim - 1
-    if config.loss.compressed_angles > angles:
-        raise UserError(
-            f"loss.compressed_angles is {config.loss.compressed_angles}: "
-            f"model.latent_dim={angles + 1} has {angles} angles"
-        )
+        if wanted := rule(values[field]):
+            raise UserError(f"{field} is {_shown(values[field])}: {wanted}")
+    fields = {field: values[f"method.{field}"] for field in schema}
+    try:  # what the method itself refuses
+        jax.eval_shape(lambda: METHODS[name].hyper(config.model.latent_dim, **fields))
+    except ValueError as error:
+        raise UserError(f"method.{error}") from error
     weights = config.evaluate.inception_weights
     if config.evaluate.features == "inception" and not os.path.isfile(os.path.expanduser(weights)):
-        from hsjax.metrics.inception import URL  # which imports this module
+        from hsjax.metrics.inception import URL
 
         raise UserError(
             f"evaluate.inception_weights is {weights!r}, which is no file: "
@@ -256,11 +275,6 @@ def of_evaluation(
     validate(config)
     mine = _flat(_as_json(config))
     own = _recorded(path / "config.json", mine)
-    if unknown := sorted(own.keys() - mine.keys()):
-        raise UserError(
-            f"{path / 'config.json'} has {unknown[0]}, which this version of hsjax lacks: "
-            "use the one that wrote it"
-        )
     chosen = [f for f in mine if given is None or f in given or f.partition(".")[0] in given]
     differing = [f for f in _differing(own, mine) if f in chosen and f != "data.name"]
     if differing:
@@ -269,17 +283,19 @@ def of_evaluation(
             f"{path} was trained with {', '.join(told)}, which --mode=evaluate can't change: "
             f"leave out {', '.join(differing)}"
         )
-    fields = mine | own
-    fields |= {f: mine[f] for f in chosen if _is_free(f) or f == "data.name"}
-    found = config.copy_and_resolve_references()
-    with found.ignore_type():
-        found.update_from_flattened_dict(
-            {f: tuple(value) if isinstance(value, list) else value for f, value in fields.items()}
-        )
+    fields = own | {f: mine[f] for f in chosen if _is_free(f) or f == "data.name"}
+    tree: dict[str, Any] = {}
+    for field, value in fields.items():
+        *groups, name = field.split(".")
+        holder = functools.reduce(lambda part, group: part.setdefault(group, {}), groups, tree)
+        holder[name] = tuple(value) if isinstance(value, list) else value
+    found = ConfigDict(tree)
     try:
         validate(found)
     except UserError as error:
-        raise UserError(f"{path / 'config.json'}: {error}") from error
+        raise UserError(
+            f"{path / 'config.json'}: {error} (or use the version of hsjax that wrote it)"
+        ) from error
     return found
 
 
@@ -308,9 +324,21 @@ def read_record(file: Path) -> dict | None:
 
 
 def _recorded(file: Path, mine: dict) -> dict:
-    """The fields of a workdir's config.json, with what versions that lacked some did; or `mine`."""
+    """The fields of a workdir's config.json, with the defaults of those it lacks; or `mine`."""
     record = read_record(file)
-    return mine if record is None else EARLIER | _flat(record)
+    if record is None:
+        return mine
+    own = _flat(record)
+    if "loss.kind" in own:  # of a version whose three methods were kinds of loss
+        own["method.name"] = own.pop("loss.kind")
+        for field in [f for f in own if f.startswith("loss.") and f not in _FIELDS]:
+            value, name = own.pop(field), field.removeprefix("loss.")
+            if name in _schema(own["method.name"]):
+                own[f"method.{name}"] = value
+    defaults = {field: default for field, (default, _) in _FIELDS.items()}
+    schema = _schema(str(own.get("method.name")))
+    defaults |= {f"method.{field}": p.default for field, p in schema.items()}
+    return json.loads(json.dumps(defaults)) | own
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -18,11 +18,11 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from hsjax import batches, data, devices, figures, report, train
+from hsjax import batches, data, debug, devices, figures, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import check_workdir, of_evaluation, read_record, validate
-from hsjax.errors import UserError
+from hsjax.errors import Diverged, Interrupted, UserError
 from hsjax.files import (
     locked,
     recover,
@@ -33,22 +33,12 @@ from hsjax.files import (
     write_text,
     writing,
 )
+from hsjax.inference import Inference, build_inference, example_images
 from hsjax.logs import Records, read_metrics
+from hsjax.methods import METHODS
 from hsjax.terminal import Phases, Progress, fold, tell
 
-SHOWN = ("loss", "mse", "kl", "beta")  # terms in the progress line
-
-
-class Diverged(RuntimeError):
-    """A term of the loss, or a parameter, stopped being a finite number."""
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop and has saved its state; `signal` is what asked."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal = signal_number
+SHOWN = ("loss", "mse", "regulariser", "beta")  # terms in the progress line
 
 
 def train_and_evaluate(
@@ -87,7 +77,7 @@ def _train_and_evaluate(config, path, dataset) -> dict:
         batches.check_divisible(count, config.train.batch_size, jax.device_count())
     _check_alike(run)
     run = run._replace(streamed=_is_streamed(run))
-    initial = run.experiment.initial(config.seed)
+    initial = run.setup.initial(config.seed, run.objective)
     with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         with devices.all_or_none():
             if devices.is_first():
@@ -103,7 +93,7 @@ def _train_and_evaluate(config, path, dataset) -> dict:
         with devices.all_or_none():
             state = checkpoints.restore(initial) or initial
         state = devices.broadcast(state)
-        step, steps = int(state.step), run.experiment.steps
+        step, steps = int(state.step), run.setup.steps
         if step:
             tell(f"continuing {run.path} after epoch {step // steps}, step {step}")
         with devices.all_or_none():
@@ -148,7 +138,7 @@ def evaluate(
     with _workdir(config, path) as path:
         run = _open(config, path, dataset)
         with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-            state = checkpoints.restore(run.experiment.initial(config.seed), move=False)
+            state = checkpoints.restore(run.setup.initial(config.seed, run.objective), move=False)
         if state is None:
             raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
         return _evaluate(run, state)
@@ -175,9 +165,10 @@ class _Run(NamedTuple):
     path: Path
     dataset: data.Dataset
     checksums: dict  # of its arrays, as data.json holds them
-    experiment: train.Experiment
+    setup: train.Setup
+    objective: train.Objective
     programs: train.Programs
-    model: evaluation.Inference
+    inference: Inference
     streamed: bool = False  # whether the training images stay on the host
 
 
@@ -188,9 +179,11 @@ def _open(config, path, dataset) -> _Run:
     checksums = _checksums(dataset)
     _check_data(path, checksums)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
-    experiment, programs = _built(train.static(config), shape, count)
-    model = _inference(experiment, config.evaluate.latent_scale, config.evaluate.batch_norm)
-    return _Run(config, path, dataset, checksums, experiment, programs, model)
+    method = METHODS[config.method.name]
+    setup, programs = _built(train.static(config), method, shape, count)
+    objective = train.build_objective(config)
+    inference = _inference(setup, config.evaluate.latent_scale, config.evaluate.batch_norm)
+    return _Run(config, path, dataset, checksums, setup, objective, programs, inference)
 
 
 def _checksums(dataset) -> dict:
@@ -236,43 +229,43 @@ def _check_alike(run) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _built(static, shape, count):
-    """Experiment and programs, which a sweep over other fields shares."""
-    experiment = train.build(static, shape, count)
-    return experiment, train.programs(experiment, count)
+def _built(static, method, shape, count):
+    """Setup and programs, which a sweep over other fields shares."""
+    setup = train.build(static, method, shape, count)
+    return setup, train.compile_programs(setup, count)
 
 
-_inference = functools.lru_cache(maxsize=8)(evaluation.inference)  # likewise
+_inference = functools.lru_cache(maxsize=8)(build_inference)  # likewise
 
 
 def _train(run, state, checkpoints, records, stop_signal):
     """From `state` to the last epoch; everything with a side effect happens here."""
-    config, experiment, programs = run.config, run.experiment, run.programs
+    config, setup, programs = run.config, run.setup, run.programs
     several = jax.process_count() > 1
-    objective, state = devices.replicate((train.objective(config), state))
-    images = run.dataset.train_images
+    objective, state = devices.replicate((run.objective, state))
+    examples = run.dataset.train_images, run.dataset.train_labels
     if not run.streamed:
-        images = devices.replicate(jnp.asarray(images))
+        examples = devices.replicate(jax.tree.map(jnp.asarray, examples))
     scan = train.runs_scan(config) and not run.streamed
     first = int(state.step)
-    last = config.train.epochs * experiment.steps
+    last = config.train.epochs * setup.steps
     if first < last:
         with Phases() as say:
             say("compiling")
             programs = _compiled(
                 programs,
-                *(_shapes(x) for x in (objective, state, images)),
+                *(_shapes(x) for x in (objective, state, examples)),
                 streamed=run.streamed,
                 scan=scan,
                 # The rest of an epoch stopped halfway is another program: jit compiles it when run.
-                whole=first % experiment.steps == 0,
+                whole=first % setup.steps == 0,
             )
-    progress = Progress(config.train.epochs, experiment.steps, config.train.batch_size)
+    progress = Progress(config.train.epochs, setup.steps, config.train.batch_size)
 
     def after_step(state):
         if progress.due():
             step = int(state.step)
-            terms = _averages(state, _steps_in_history(experiment, step))
+            terms = _averages(state, _steps_in_history(setup, step))
             progress.show(step, {n: terms[n] for n in SHOWN}, new=step - first)
             return several or (stop_signal() is None and np.isfinite(terms["loss"]))
         return several or stop_signal() is None  # several stop together, after an epoch
@@ -283,18 +276,20 @@ def _train(run, state, checkpoints, records, stop_signal):
             origin = None
             if config.train.debug_nans:
                 start = jax.tree.map(jnp.copy, state)  # the state itself is donated
-                origin = functools.partial(train.origin, run.programs, objective, start, images)
+                origin = functools.partial(
+                    debug.first_not_finite, run.programs, objective, start, examples
+                )
             state = train.train_epoch(
-                programs, objective, state, images, scan=scan, after_step=after_step
+                programs, objective, state, examples, scan=scan, after_step=after_step
             )
             step = int(state.step)
-            _check_finite(experiment, state, checkpoints, origin)
-            epoch, inside = divmod(step, experiment.steps)
+            _check_finite(setup, state, checkpoints, origin)
+            epoch, inside = divmod(step, setup.steps)
             if inside == 0:
                 seconds = time.monotonic() - started
-                row = _averages(state, experiment.steps)
+                row = _averages(state, setup.steps)
                 if epoch == 1 and config.loss.relative_beta:
-                    scale = devices.replicate(jnp.float32(row["mse"] / (row["kl"] + 1e-3)))
+                    scale = devices.replicate(jnp.float32(row["mse"] / (row["regulariser"] + 1e-3)))
                     state = state._replace(beta_scale=scale)
                 seen = (step - before) * config.train.batch_size
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
@@ -328,7 +323,7 @@ def _save(run, state, checkpoints, records):
 
 def _is_pictured(run, step) -> bool:
     """Whether a step is one of those with a checkpoint and pictures in TensorBoard."""
-    epoch, inside = divmod(step, run.experiment.steps)
+    epoch, inside = divmod(step, run.setup.steps)
     train = run.config.train
     return inside == 0 and (epoch % train.checkpoint_every == 0 or epoch == train.epochs)
 
@@ -338,9 +333,7 @@ def _picture(run, state, records):
     with devices.all_or_none():
         if not records or not _is_pictured(run, step := int(state.step)):
             return
-        pictures = evaluation.example_images(
-            run.model, _on_this_process(state), run.dataset.test_images
-        )
+        pictures = example_images(run.inference, _on_this_process(state), run.dataset.test_images)
         for name, images in zip(("originals", "reconstructions"), pictures, strict=True):
             records.images(name, np.asarray(images), step)
 
@@ -356,15 +349,19 @@ def _shapes(tree):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(programs, objective, state, images, *, streamed, scan, whole) -> train.Programs:
+def _compiled(programs, objective, state, examples, *, streamed, scan, whole) -> train.Programs:
     """Compile before the clock starts, so that rates and the time left are those of training."""
-    objective, state, images = (jax.tree.unflatten(t, x) for x, t in (objective, state, images))
+    objective, state, examples = (
+        jax.tree.unflatten(structure, x) for x, structure in (objective, state, examples)
+    )
     order = jax.eval_shape(programs.order, state)
     programs = programs._replace(order=programs.order.lower(state).compile())
     if streamed:
-        batch = jax.ShapeDtypeStruct((order.shape[1], *images.shape[1:]), images.dtype)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((order.shape[1], *x.shape[1:]), x.dtype), examples
+        )
         return programs._replace(batch=programs.batch.lower(objective, state, batch).compile())
-    arguments = objective, state, images, order
+    arguments = objective, state, examples, order
     if not scan:
         return programs._replace(step=programs.step.lower(*arguments).compile())
     if whole:
@@ -372,8 +369,8 @@ def _compiled(programs, objective, state, images, *, streamed, scan, whole) -> t
     return programs
 
 
-def _steps_in_history(experiment, step):
-    return (step - 1) % experiment.steps + 1 if step else 0
+def _steps_in_history(setup, step):
+    return (step - 1) % setup.steps + 1 if step else 0
 
 
 def _averages(state, steps) -> dict[str, float]:
@@ -382,13 +379,13 @@ def _averages(state, steps) -> dict[str, float]:
     return {name: float(np.mean(row[:steps], dtype=np.float64)) for name, row in history.items()}
 
 
-def _check_finite(experiment, state, checkpoints, origin):
+def _check_finite(setup, state, checkpoints, origin):
     """Raise Diverged, naming the first bad step, unless all terms and parameters are finite.
 
     `origin`, if not None, says which operation is to blame.
     """
     step = int(state.step)
-    steps = _steps_in_history(experiment, step)
+    steps = _steps_in_history(setup, step)
     history = {name: np.asarray(row[:steps]) for name, row in state.history.items()}
     bad = np.flatnonzero(~np.isfinite(np.stack(list(history.values()))).all(axis=0))
     finite = all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
@@ -398,8 +395,8 @@ def _check_finite(experiment, state, checkpoints, origin):
     terms = ", ".join(f"{name} {row[inside]:.4g}" for name, row in history.items())
     kept = checkpoints.steps()
     raise Diverged(
-        f"the loss is not finite in epoch {(step - 1) // experiment.steps + 1}, "
-        f"step {inside + 1} of {experiment.steps}: {terms}; "
+        f"the loss is not finite in epoch {(step - 1) // setup.steps + 1}, "
+        f"step {inside + 1} of {setup.steps}: {terms}; "
         + (f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet")
         + (f"; the first such number: {origin()}" if origin else "")
         + "; a smaller train.learning_rate or loss.beta, or train.gradient_clip, may help"
@@ -412,7 +409,7 @@ def _evaluate(run, state, records=None) -> dict:
     with Phases() as say:
         with replaced_together(run.path) as new:
             found = evaluation.evaluate(
-                run.config, run.experiment, run.model, state, run.dataset, say
+                *(run.config, run.setup, run.objective, run.inference, state, run.dataset, say)
             )
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)
@@ -432,7 +429,7 @@ def _draw(folder, run, found) -> None:
     """The figures of a run; those that some metric or label is missing for are left out."""
     config, numbers, arrays = run.config, found.numbers, found.arrays
     footer = (
-        f"{run.dataset.name}, {config.loss.kind}, n = {config.model.latent_dim}, "
+        f"{run.dataset.name}, {config.method.name}, n = {config.model.latent_dim}, "
         f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}"
         + (f", latents × {scale:g}" if (scale := config.evaluate.latent_scale) != 1.0 else "")
     )
@@ -459,22 +456,22 @@ def _draw(folder, run, found) -> None:
 
 def _describe(run, state) -> str:
     """What is about to run: data, batches, model, device."""
-    config, dataset, experiment = run.config, run.dataset, run.experiment
+    config, dataset, setup = run.config, run.dataset, run.setup
     count, batch_size = len(dataset.train_images), config.train.batch_size
-    repeated = experiment.steps * batch_size - count
-    height, width, channels = experiment.shape
+    repeated = setup.steps * batch_size - count
+    height, width, channels = setup.shape
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     device = jax.devices()[0]
     number = f"{jax.device_count()} x " if jax.device_count() > 1 else ""
     hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     images = (
         f"{dataset.name}: {count} training images of {height}x{width}x{channels}, "
-        f"{experiment.steps} batches of {batch_size} an epoch"
+        f"{setup.steps} batches of {batch_size} an epoch"
         + (f" (the last one filled up with {repeated} seen twice)" if repeated else "")
         + (", streamed from the host" if run.streamed else "")
     )
     model = (
-        f"{config.loss.kind} VAE, n = {config.model.latent_dim}: "
+        f"{config.method.name}, n = {config.model.latent_dim}: "
         f"{parameters:,} parameters on {number}{device.device_kind} ({device.platform}){hosts}"
     )
     return f"{fold(images)}\n{fold(model)}"

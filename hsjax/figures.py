@@ -6,6 +6,7 @@ whatever the user's settings are, and these stay as they were.
 """
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -397,15 +398,16 @@ def overlap_histogram(
 @own_settings()
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
     """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself."""
-    terms = ("mean_angles", "mean_radius", "std_angles", "std_radius")
     panels = {
         "loss": ("loss",),
         "MSE, sum over an image": ("mse",),
-        "regulariser (before β)": ("kl",),
-        "terms of the regulariser": terms,
+        "regulariser (before β)": ("regulariser",),
+        "terms of the regulariser": (),
         "β": ("beta",),
         "learning rate × 1000": ("learning_rate",),
     }
+    others = {"epoch", "step", "seconds", "images_per_second", *itertools.chain(*panels.values())}
+    panels["terms of the regulariser"] = tuple(key for key in rows[-1] if key not in others)
     curves = {
         title: {key: np.array([row.get(key, np.nan) for row in rows], float) for key in keys}
         for title, keys in panels.items()

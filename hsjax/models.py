@@ -1,4 +1,4 @@
-"""The ResNet VAE: encoder, decoder and the step between them (paper, section 4.1)."""
+"""The networks of the ResNet VAE: encoder and decoder (paper, section 4.1)."""
 
 import itertools
 import math
@@ -14,18 +14,6 @@ from hsjax import convolution, coordinates
 
 # What flax's layers need, whatever a caller's own code is checked for.
 _standard_promotion = jax.numpy_dtype_promotion("standard")
-
-
-class Latent(NamedTuple):
-    """What the encoder says of an image: μ and log σ², [batch, n] each, float32."""
-
-    mean: Array
-    log_variance: Array
-
-    @property
-    def std(self) -> Array:
-        """σ, [batch, n]."""
-        return jnp.exp(0.5 * self.log_variance)
 
 
 def _convolve(x: Array, kernel: Array, strides, padding, **settings) -> Array:
@@ -58,7 +46,9 @@ def _initialisers(kind: str, fan_in: int) -> dict:
 
 def _convolution(inputs: int, outputs: int, size: int, how: _How, *, bias=False) -> nnx.Conv:
     return nnx.Conv(
-        *(inputs, outputs, (size, size)),
+        inputs,
+        outputs,
+        kernel_size=(size, size),
         padding="SAME",
         use_bias=bias,
         dtype=how.dtype,
@@ -132,9 +122,9 @@ def _blocks(widths, how: _How) -> nnx.List:
 
 
 class Encoder(nnx.Module):
-    """Images to μ and log σ²: a 5×5 convolution, then a residual block and a halving per stage."""
+    """Images to numbers: a 5×5 convolution, then a residual block and a halving per stage."""
 
-    def __init__(self, shape, latent_dim: int, stages, how: _How):
+    def __init__(self, shape, outputs: int, stages, how: _How):
         height, width, channels = shape
         scale = 2 ** len(stages)
         features = height // scale * (width // scale) * stages[-1]
@@ -142,16 +132,15 @@ class Encoder(nnx.Module):
         self.norm = _normalisation(stages[0], how.dtype, how.rngs)
         self.blocks = _blocks(stages, how)
         self.last = Block(stages[-1], stages[-1], how)
-        self.head = _linear(features, 2 * latent_dim, how)
+        self.head = _linear(features, outputs, how)
 
-    def __call__(self, x: Array, *, train: bool) -> Latent:
-        """[B, H, W, C] -> [B, n] twice."""
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """[B, H, W, C] -> [B, outputs], float32."""
         x = _halve(_activation(self.norm(self.stem(x), use_running_average=not train)))
         for block in self.blocks:
             x = _halve(block(x, train=train))
         x = self.last(x, train=train)
-        x = self.head(x.reshape(x.shape[0], -1).astype(jnp.float32))
-        return Latent(*jnp.split(x, 2, axis=-1))
+        return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32))
 
 
 class Decoder(nnx.Module):
@@ -182,16 +171,18 @@ class Decoder(nnx.Module):
 
 
 class VAE(nnx.Module):
-    """A ResNet VAE with Gaussian posteriors, for images whose sides 2^stages divides.
+    """The ResNets of a VAE, or another autoencoder, for images whose sides 2^stages divides.
 
+    The encoder's outputs become a posterior by `hsjax.posteriors`, or a method's own function.
     660,995 parameters at latent_dim 128, 882,323 at 200, for 32×32×3 images and the default stages.
 
     Args:
       shape: (height, width, channels) of an image.
       latent_dim: n, >= 2.
       stages: channels after each halving of the image; as many halvings as entries.
-      dtype: of the convolutions and their activations; parameters, batch statistics, μ, log σ² and
-        the output are float32.
+      dtype: of the convolutions and their activations; parameters, batch statistics, the encoder's
+        outputs and the images are float32.
+      outputs: of the encoder, for each image; 2n if not given, a Gaussian's μ and log σ².
       project: rescale every z to ‖z‖ = √n before decoding (below equation 8).
       initialisation: "lecun_normal", with biases of 0, or "pytorch", the default of the authors'
         framework, which has a third of that variance and biases like the weights.
@@ -209,6 +200,7 @@ class VAE(nnx.Module):
         stages: tuple[int, ...] = (16, 32, 64),
         dtype=jnp.float32,
         *,
+        outputs: int | None = None,
         project: bool = False,
         initialisation: str = "lecun_normal",
         rngs: nnx.Rngs,
@@ -220,21 +212,15 @@ class VAE(nnx.Module):
         self.latent_dim = latent_dim
         self.project = project
         how = _How(dtype, initialisation, rngs)
-        self.encoder = Encoder(shape, latent_dim, stages, how)
+        self.encoder = Encoder(shape, outputs or 2 * latent_dim, stages, how)
         self.decoder = Decoder(shape, latent_dim, stages, how)
 
     @_standard_promotion
-    def encode(self, images: Array, *, train: bool = False) -> Latent:
-        """[batch, height, width, channels] in [0, 1] -> μ and log σ², [batch, n] each."""
+    def encode(self, images: Array, *, train: bool = False) -> Array:
+        """[batch, height, width, channels] in [0, 1] -> [batch, outputs]."""
         return self.encoder(images, train=train)
 
     @_standard_promotion
     def decode(self, z: Array, *, train: bool = False, scale: float = 1.0) -> Array:
         """[batch, n] -> images in [0, 1] of scale z, or scale √n z / ‖z‖ if the model projects."""
         return self.decoder(scale * (coordinates.project(z) if self.project else z), train=train)
-
-    def __call__(self, images: Array, key: Array, *, train: bool) -> tuple[Latent, Array]:
-        """Encode, sample z = μ + σ ε with the given key, decode: (latent, reconstructions)."""
-        latent = self.encode(images, train=train)
-        noise = jax.random.normal(key, latent.mean.shape, jnp.float32)
-        return latent, self.decode(latent.mean + latent.std * noise, train=train)

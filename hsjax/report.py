@@ -8,11 +8,10 @@ _NAMES = {
     "mse_sum": "MSE, sum over an image's values",
     "mse_per_value_x1000": "MSE, 1000 x mean per value",
     "mse_sum_sampled_z": "MSE (sum) of a sampled z",
-    "kl": "regulariser",
-    **{part: f"  {part}" for part in ("mean_angles", "mean_radius", "std_angles", "std_radius")},
     "knn_accuracy": "k-NN accuracy",
     "linear_probe_accuracy": "linear probe accuracy",
 }
+_APART = ("epoch", "test_images", "knn_neighbours", "sample_count", "latent_scale")
 _COLUMNS = {
     "to_test": "to test",
     "to_reconstructions": "self",
@@ -21,6 +20,7 @@ _COLUMNS = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
+    "kid_deviation": "",  # left out
 }
 
 
@@ -29,7 +29,12 @@ def table(numbers: dict, name: str) -> str:
     names = dict(_NAMES)
     if k := numbers.get("knn_neighbours"):
         names["knn_accuracy"] += f" (k = {k})"
-    rows = [(text, numbers[key]) for key, text in names.items() if key in numbers]
+    rows = []
+    for key, value in numbers.items():
+        if isinstance(value, int | float) and key not in _APART:
+            rows.append((names.get(key, key), value))
+        if key == "terms":  # of the regulariser, which stands before them
+            rows += [(f"  {name}", term) for name, term in value.items()]
     width = max(len(text) for text, _ in rows)
     lines = [fold(f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}")]
     lines += [f"  {text:<{width}}  {value:>9.4g}" for text, value in rows]
@@ -73,9 +78,9 @@ def _table(samplers: dict[str, dict[str, float]]) -> str:
     """A line for each sampler."""
     width = max(map(len, samplers))
     rows = [[f"  {name:<{width}}"] for name in ("", *samplers)]
-    for key, title in _COLUMNS.items():
-        values = [row[key] for row in samplers.values() if key in row]
-        if values:
-            for row, cell in zip(rows, (title, *(f"{v:.4g}" for v in values)), strict=True):
+    for key in next(iter(samplers.values())):
+        if title := _COLUMNS.get(key, key):
+            values = (f"{row[key]:.4g}" for row in samplers.values())
+            for row, cell in zip(rows, (title, *values), strict=True):
                 row.append(f"{cell:>7}")
     return terminal.table(rows, gap=" ")

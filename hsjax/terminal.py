@@ -1,14 +1,18 @@
 """What a user reads while a run goes: lines that fit the terminal and never cost a result."""
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
+
+from hsjax.errors import Interrupted, UserError
 
 
 def tell(text: str = "", *, end: str = "\n") -> None:
@@ -173,3 +177,29 @@ class Phases:
 
     def __exit__(self, kind, *_):
         self.close(failed=kind is not None)
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Make a mistake, or Ctrl-C, in a program's main one line and an exit status."""
+
+    @functools.wraps(main)
+    def run():
+        try:
+            main()
+        except UserError as error:
+            _fail(error, 2)
+        except Interrupted as stop:
+            tell(str(stop))
+            sys.exit(128 + stop.signal)
+        except KeyboardInterrupt:
+            try:
+                _fail("interrupted: repeat the command", 130)
+            finally:
+                os._exit(130)  # as in main.py
+
+    return run
+
+
+def _fail(error: Exception | str, status: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(status)

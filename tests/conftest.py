@@ -56,12 +56,11 @@ def config(images_file) -> ConfigDict:
 
 
 def tiny_config(images_file) -> ConfigDict:
-    config = default.get_config()
+    config = default.get_config("spherical")
     config.data.name = str(images_file)
     config.model.latent_dim = 4
     config.model.stages = (2, 4)
     config.model.project = True
-    config.loss.kind = "spherical"
     config.loss.annealing = "sqrt"
     config.loss.annealing_epochs = 4
     config.train.batch_size = 8

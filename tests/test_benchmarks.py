@@ -14,14 +14,13 @@ from benchmarks import (
     measure,
     objective,
     overhead,
-    scale,
     startup,
     throughput,
     tradeoff,
 )
 from configs import cifar_compressed
-from hsjax import batches, data, evaluate, experiment, losses, statistics, train
-from hsjax.errors import UserError
+from hsjax import batches, data, experiment, losses, statistics, train
+from hsjax.inference import build_inference
 
 
 @pytest.mark.parametrize("form", [measure.masked_statistics, measure.cumulative_statistics])
@@ -31,7 +30,7 @@ def test_every_form_gives_the_same_statistics(form):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-COMMANDS = [accuracy, compiled, objective, overhead, scale, startup, throughput, tradeoff]
+COMMANDS = [accuracy, compiled, objective, overhead, startup, throughput, tradeoff]
 
 
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
@@ -62,7 +61,6 @@ MEASURED = {
         "milliseconds_per_step": {"standard": 12345.67},
         "over_standard": {"spherical": OVER, "masked": OVER},
     },
-    scale: [dict.fromkeys(("scale", "mse_sum", "reconstructions", *scale.FITTED), 0.012345)],
     startup: [
         {"start": "cold", "total": OVER, "seconds": dict.fromkeys(startup.STAGES, 123.456)},
     ],
@@ -84,7 +82,7 @@ def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, cap
 
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr("os._exit", lambda status: None)
-    monkeypatch.setattr(sys, "argv", ["benchmark", *(["a", "b"] if module is scale else [])])
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
     with pytest.raises(SystemExit, match="130"):
         module.main()
     output, error = capsys.readouterr()
@@ -135,20 +133,6 @@ def test_overhead_measures_the_form_it_names(monkeypatch):
         run, program = overhead.stepper(kind, 250, "float32", 4, 1)
         assert ("250,250" in program.as_text()) == has
         assert int(run().step) == 1
-
-
-def test_latents_scaled_by_one_are_those_that_evaluate_judges(config, tmp_path):
-    config.loss.kind, config.model.project = "standard", False
-    numbers = experiment.train_and_evaluate(config, tmp_path / "run")
-    rows = scale.measure(tmp_path / "run", count=5000)
-    assert [row["scale"] for row in rows] == list(scale.SCALES)
-    one = next(row for row in rows if row["scale"] == 1.0)
-    np.testing.assert_allclose(one["mse_sum"], numbers["mse_sum"], rtol=1e-5)
-    (network,) = numbers["generation"]
-    np.testing.assert_allclose(one["reconstructions"], network["reconstructions_to_test"])
-    assert len({row["projected_gmm"] for row in rows}) == len(rows)
-    with pytest.raises(UserError, match="train it first"):
-        scale.measure(tmp_path, count=5000)
 
 
 def test_throughput_counts_images():
@@ -259,7 +243,7 @@ def twins():
 
 def test_pytorch_network_is_the_same(twins):
     torch_vae, _, tiny, state, twin, images = twins
-    ours = evaluate.inference(tiny)
+    ours = build_inference(tiny)
     latent = ours.encode(state, images)
     for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 0.05)):
         other = torch_vae.inference(twin(dtype), "cpu")
@@ -280,19 +264,19 @@ def test_pytorch_terms_and_gradients_are_the_same(twins):
     """In training mode, for the step that updates both at once and for the one that doesn't."""
     torch_vae, config, tiny, state, twin, images = twins
     torch = torch_vae.torch
-    objective = train.objective(config)
+    objective = train.build_objective(config)
     noise = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
 
     @jax.jit
     def gradient(params):
         def loss_of(params):
-            model = tiny.model(params, state.batch_stats)
+            model = train.Model(tiny, params, state.batch_stats)
             x = batches.prepare(images)
             latent = model.encode(x, train=True)
             output = model.decode(latent.mean + latent.std * noise, train=True)
-            parts = train.regulariser("spherical", latent, objective.spec)
+            parts = tiny.method.regulariser(objective.hyper, latent, None)
             mse = losses.squared_error(x, output)
-            return mse + objective.beta * parts.pop("kl"), (mse, parts)
+            return mse + objective.beta * parts.pop("regulariser"), (mse, parts)
 
         return jax.value_and_grad(loss_of, has_aux=True)(params)
 
@@ -304,7 +288,7 @@ def test_pytorch_terms_and_gradients_are_the_same(twins):
         latent = model.encoder(x)
         output = model.decode(torch_vae.sample(latent, torch.tensor(noise)))
         found = [torch_vae.loss(x, output, latent, other), torch_vae.squared_error(x, output)]
-        found += torch_vae.spherical_kl(latent, other.spec)
+        found += torch_vae.spherical_kl(latent, other.hyper)
     expected = [loss, mse, *(parts[name] for name in losses.SphericalTerms._fields)]
     np.testing.assert_allclose([float(t) for t in found], expected, rtol=1e-4)
 

@@ -12,7 +12,7 @@ from absl import flags
 import main
 from configs import default
 from hsjax import devices
-from hsjax.config import EARLIER, check_workdir, of_evaluation, validate
+from hsjax.config import check_workdir, of_evaluation, validate
 from hsjax.errors import UserError
 from hsjax.files import locked, workdir_path
 
@@ -64,9 +64,14 @@ WORDS = {
 CHOICES = ("", " ", "nonsense", "None", "0", "prior,vmf", "(", "é", "x" * 10**6)
 
 
+def whole():
+    """A config whose method has fields of every kind."""
+    return default.get_config("spherical")
+
+
 def fields(tree=None, prefix=""):
     """The default of each field by its dotted name, without asking hsjax.config."""
-    for name, value in (default.get_config().to_dict() if tree is None else tree).items():
+    for name, value in (whole().to_dict() if tree is None else tree).items():
         if isinstance(value, dict):
             yield from fields(value, f"{prefix}{name}.")
         else:
@@ -84,7 +89,7 @@ def wrong(field, by_type, more=()):
 
 
 def with_value(field, value):
-    config = default.get_config()
+    config = whole()
     group, _, name = field.rpartition(".")
     holder = config[group] if group else config
     del holder[name]  # or ml_collections casts
@@ -152,7 +157,7 @@ def command_line(monkeypatch, capsys):
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_wrong_word_on_the_command_line_is_one_line_that_names_the_field(field, command_line):
     for word in wrong(field, WORDS):
-        message = command_line(f"--config.{field}={word}")
+        message = command_line("--config=configs/default.py:spherical", f"--config.{field}={word}")
         assert message is not None, word
         assert field in message
         assert message.isprintable()
@@ -165,12 +170,13 @@ def test_right_words_on_the_command_line_are_taken(command_line):
         ("train.decay_epochs", "5"),
         ("train.decay_epochs", "()"),
         ("evaluate.metrics", "('knn',)"),
-        ("loss.mean_target", "-1"),
+        ("method.mean_target", "-1"),
         ("loss.beta", "0"),
         ("data.flip", "true"),
         ("data.dir", ""),
     ):
-        assert command_line(f"--config.{field}={word}") is None
+        chosen = "--config=configs/default.py:spherical"
+        assert command_line(chosen, f"--config.{field}={word}") is None
 
 
 def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path, monkeypatch):
@@ -193,7 +199,14 @@ def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path,
         (["--config.train.epochs"], "Missing value for flag --config.train.epochs"),
         (["--config"], "Missing value for flag --config"),
         (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
-        (["--config=configs/smoke.py:5"], "--config=configs/smoke.py:5: no such file"),
+        (["--config=configs/smoke.py:5"], "--config=configs/smoke.py:5: it ends with TypeError"),
+        (["--config=configs/mnist.py:vq"], "'vq' is no method: choose one of standard, standard_"),
+        (["--config=configs/nowhere.py:rae"], "--config=configs/nowhere.py:rae: no such file"),
+        (
+            ["--config.method.name=rae"],
+            "method.spec is no field of rae, which has: decoder_weight;",
+        ),
+        (["--config.method.weight=1"], 'no such config field: "weight"'),
         (["--config=configs/smoke.py", "--config=configs/smoke.py"], "give one of them"),
         (["--config.loss.bta=1"], 'no such config field: bta Did you mean "beta"'),
         (["--config.los.beta=1"], 'no such config field: los Did you mean "loss"'),
@@ -201,7 +214,7 @@ def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path,
         (["--config.model.stages[0]=1"], "model.stages[0]"),
         (["--config.model=5"], "--config.model=5: Failed to parse"),
         (["--config.loss={'bta': 1}"], "no such config field: loss.bta"),
-        (["--config.loss={'beta': 1}"], "loss.kind is missing"),
+        (["--config.loss={'beta': 1}"], "loss.annealing is missing"),
         (["--config.model.stages=" + "-" * 5000 + "1"], "recursion"),
         (["--config.=5"], "Could not parse ''"),
         (["--config.a b=5"], "Could not parse 'a b'"),
@@ -276,7 +289,7 @@ def test_what_is_no_config_is_one_line():
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_that_is_missing_is_named(field):
-    config = default.get_config()
+    config = whole()
     group, _, name = field.rpartition(".")
     del (config[group] if group else config)[name]
     with pytest.raises(UserError, match=f"^{field} is missing"):
@@ -330,26 +343,40 @@ def test_processes_that_do_not_count_from_0_are_one_line(processes, process):
         devices.connect("localhost:1234", processes, process)
 
 
-def test_a_config_json_of_an_earlier_version_may_lack_what_it_did_anyway(tmp_path):
-    config = default.get_config()
+@pytest.mark.parametrize("field", sorted(set(FIELDS) - {"method.name"}))
+def test_a_field_that_an_older_config_json_lacks_counts_as_its_default(field, tmp_path):
+    config = whole()
     old = json.loads(json.dumps(config.to_dict()))
-    for field in EARLIER:
-        group, name = field.split(".")
-        assert FIELDS[field] == EARLIER[field]
-        del old[group][name]
+    group, _, name = field.rpartition(".")
+    del (old[group] if group else old)[name]
     (tmp_path / "config.json").write_text(json.dumps(old))
     check_workdir(config, tmp_path)
     assert of_evaluation(config, tmp_path, ()).to_dict() == config.to_dict()
-    config.loss.std_radius = 0.001
-    with pytest.raises(UserError, match=r"std_radius is 0.001, there 1.0") as caught:
+    if field == "method.std_radius":
+        config.method.std_radius = 0.001
+        with pytest.raises(UserError, match=r"std_radius is 0.001, there 1.0") as caught:
+            check_workdir(config, tmp_path)
+        assert "remove" not in str(caught.value)
+
+
+def test_a_config_json_from_before_methods_is_understood(tmp_path):
+    """Then a method was a kind of loss, and every kind had the fields of all."""
+    for kind in ("spherical", "standard"):
+        config = default.get_config(kind)
+        config.method.spec = "published"
+        old = json.loads(json.dumps(config.to_dict()))
+        del old["method"]
+        fields = {**whole().method.to_dict(), "spec": "published", "kind": kind}
+        old["loss"] |= {name: value for name, value in fields.items() if name != "name"}
+        (tmp_path / "config.json").write_text(json.dumps(old))
         check_workdir(config, tmp_path)
-    assert "remove" not in str(caught.value)
+        assert of_evaluation(default.get_config(), tmp_path, ()).to_dict() == config.to_dict()
 
 
 def test_an_evaluation_takes_the_fields_of_the_workdir_but_for_some(tmp_path):
     def trained_and_asked():
-        trained, asked = default.get_config(), default.get_config()
-        trained.model.stages, trained.loss.mean_target, trained.sample.count = (4,), 0.5, 77
+        trained, asked = whole(), whole()
+        trained.model.stages, trained.method.mean_target, trained.sample.count = (4,), 0.5, 77
         trained.evaluate.samplers = ("vmf",)
         (tmp_path / "config.json").write_text(json.dumps(trained.to_dict()))
         return trained, asked
@@ -360,11 +387,14 @@ def test_an_evaluation_takes_the_fields_of_the_workdir_but_for_some(tmp_path):
     found = of_evaluation(asked, tmp_path, {"evaluate", "data.name", "data.dir"})
     assert (found.evaluate.metrics, found.data.name, found.data.dir) == ((), "x.npz", "/data")
     assert (found.evaluate.samplers, found.sample.count) == (asked.evaluate.samplers, 77)
-    assert (found.model.stages, found.loss.mean_target) == ((4,), 0.5)
+    assert (found.model.stages, found.method.mean_target) == ((4,), 0.5)
     for given, text in (
-        ({"loss.mean_target"}, "trained with loss.mean_target=0.5, which --mode=evaluate can't"),
+        (
+            {"method.mean_target"},
+            "trained with method.mean_target=0.5, which --mode=evaluate can't",
+        ),
         ({"model", "evaluate"}, "leave out model.stages"),
-        (None, "leave out loss.mean_target, model.stages"),
+        (None, "leave out method.mean_target, model.stages"),
     ):
         with pytest.raises(UserError) as caught:
             of_evaluation(asked, tmp_path, given)
@@ -375,7 +405,12 @@ def test_an_evaluation_takes_the_fields_of_the_workdir_but_for_some(tmp_path):
 def test_a_config_json_that_cannot_be_evaluated_is_one_line(tmp_path):
     config = default.get_config()
     for group, name, value, text in (
-        ("loss", "gamma", 1.0, "config.json has loss.gamma, which this version of hsjax lacks"),
+        (
+            "loss",
+            "gamma",
+            1.0,
+            "config.json: no such config field: loss.gamma (or use the version",
+        ),
         ("loss", "beta", "x", "config.json: loss.beta is 'x'"),
         ("evaluate", "features", "inception", "config.json: evaluate.inception_weights is ''"),
     ):

@@ -15,9 +15,9 @@ import pytest
 
 from configs import digits_compressed, smoke
 from hsjax import batches, data, devices, train
-from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.errors import UserError
+from hsjax.inference import build_inference
 from hsjax.logs import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -31,17 +31,18 @@ def epoch(*, scan):
     config.train.learning_rate = 1e-4  # a higher one amplifies rounding
     dataset = data.load("digits")
     count = len(dataset.train_images)
-    experiment, state = train.create(config, dataset.train_images.shape[1:], count)
-    arguments = devices.replicate((train.objective(config), state, dataset.train_images))
-    programs = train.programs(experiment, count)
+    setup, state = train.create(config, dataset.train_images.shape[1:], count)
+    examples = dataset.train_images, dataset.train_labels
+    arguments = devices.replicate((train.build_objective(config), state, examples))
+    programs = train.compile_programs(setup, count)
     order = programs.order(arguments[1])
     name = "epoch" if scan else "step"
     program = getattr(programs, name).lower(*arguments, order).compile()
     state = train.train_epoch(programs._replace(**{name: program}), *arguments, scan=scan)
     state = devices.replicate(state, jax.local_devices())
-    streamed = next(batches.stream(dataset.train_images, np.asarray(order)))
+    streamed, _ = next(batches.stream(examples, np.asarray(order)))
     # Eight devices can share the first 96 evenly, and not the last 20.
-    images, encode = dataset.test_images[:116], evaluation.inference(experiment).encode
+    images, encode = dataset.test_images[:116], build_inference(setup).encode
     means = [encode(state, part).mean for part in (images[:96], images[96:])]
     return {
         "devices": jax.device_count(),
@@ -195,7 +196,7 @@ def test_two_processes_go_on_after_one_is_killed_or_stopped(tmp_path):
     ("of_second", "first_line", "second_line"),
     [
         ("--config.loss.beta=2", "differ in config or data", "differ in config or data"),
-        ("--config.loss.eps=-1", "its own line says why", "loss.eps is -1.0"),
+        ("--config.method.eps=-1", "its own line says why", "method.eps is -1.0"),
         ("--config.data.name=/nowhere.npz", "its own line says why", "/nowhere.npz: no such file"),
     ],
 )

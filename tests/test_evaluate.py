@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from hsjax import data, experiment, figures, train
+from hsjax import data, experiment, figures, inference, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.errors import UserError
+from hsjax.inference import Inference
+from hsjax.methods import METHODS
 from hsjax.metrics import features, generation
 from hsjax.metrics.kid import kernel_distance
 from hsjax.metrics.latents import READING
-from hsjax.models import Latent
+from hsjax.posteriors import Gaussian
 from hsjax.samplers import SAMPLERS
+
+standard = METHODS["standard"]
 
 COLUMNS = ("to_test", "to_reconstructions", "kid", "precision", "recall", "density", "coverage")
 
@@ -58,8 +62,8 @@ def judged(config, workdir):
     """(run, state, what `evaluate` finds)."""
     run = experiment._open(config, workdir, None)
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
-        state = checkpoints.restore(run.experiment.initial(0))
-    parts = run.config, run.experiment, run.model, state, run.dataset
+        state = checkpoints.restore(run.setup.initial(0, run.objective))
+    parts = run.config, run.setup, run.objective, run.inference, state, run.dataset
     return run, state, evaluation.evaluate(*parts)
 
 
@@ -82,7 +86,7 @@ def test_every_promised_number_is_there(whole):
     assert (row["seed"], row["steps"]) == (0, 60)
     assert numbers["sample_count"] == 12
     assert numbers["fit_split"] == "train"
-    assert {"mse_sum", "mse_per_value_x1000", "mse_sum_sampled_z", "kl"} <= numbers.keys()
+    assert {"mse_sum", "mse_per_value_x1000", "mse_sum_sampled_z", "regulariser"} <= numbers.keys()
     assert {"knn_accuracy", "knn_neighbours", "linear_probe_accuracy"} <= numbers.keys()
     assert "12 samples, as many as there are test images" in numbers["notes"]
     assert any("rank-deficient" in note for note in numbers["notes"])
@@ -122,14 +126,14 @@ def test_the_report_tells_every_number(whole):
     ):
         assert expected in text
     (head,) = (i for i, line in enumerate(report) if line.split()[:3] == ["to", "test", "self"])
-    rows = report[head + 1 : head + 7]
+    rows = report[head + 1 : head + 1 + len(SAMPLERS)]
     assert {len(line) for line in (report[head], *rows)} == {len(rows[0])}  # aligned
     for line, (name, values) in zip(rows, row["samplers"].items(), strict=True):
         assert line.split() == [name, *(f"{values[column]:.4g}" for column in COLUMNS)]
     # While it goes, each phase has a line with its seconds.
     phases = [line for line in output.splitlines() if " ... " in line]
     assert all(line.endswith(" s") for line in phases)
-    assert {"t-SNE", "drawing"} <= {line.split(" ...")[0].strip() for line in phases}
+    assert {"latents: tsne", "drawing"} <= {line.split(" ...")[0].strip() for line in phases}
 
 
 def nuclear(x, y):
@@ -158,10 +162,10 @@ def test_distances_are_those_of_the_saved_images(whole, config):
         row["reconstructions_to_test"], nuclear(reconstructions, test), rtol=1e-4
     )
     # The reference is of 12 training images, each reconstructed and rounded.
-    model = run.experiment.model(state.params, state.batch_stats)
+    networks = run.setup.model(state).networks
     chosen = np.random.default_rng(0).permutation(44)[:12]
     images = np.pad(run.dataset.train_images[chosen] / np.float32(255), ((0,), (1,), (1,), (0,)))
-    outputs = np.asarray(model.decode(model.encode(images).mean))[:, 1:-1, 1:-1]
+    outputs = np.asarray(networks.decode(networks.encode(images)[:, :4]))[:, 1:-1, 1:-1]
     rounded = np.rint(255 * outputs.clip(0, 1)).astype(np.uint8)
     np.testing.assert_allclose(
         row["train_reconstructions_to_reconstructions"],
@@ -181,12 +185,16 @@ def images_of(z):
 
 # A model that can be read: μ of an image are its values, σ is 0.2 and the decoder undoes μ. The
 # error is that of z, and for each image the size of its first latent besides.
-READABLE = evaluation.Inference(
-    encode=lambda _, images: Latent(latents_of(images), np.full((len(images), 4), np.log(0.04))),
+READABLE = Inference(
+    encode=lambda _, images: Gaussian(latents_of(images), np.full((len(images), 4), np.log(0.04))),
     decode=lambda _, z: images_of(z),
     errors=lambda _, images, z: (
         abs(latents_of(images)[:, 0]) + np.sum((latents_of(images) - z) ** 2, axis=1)
     ),
+    terms=lambda objective, _, posterior, *__: standard.regulariser(
+        standard.hyper(4), posterior, None
+    ),
+    prior=None,
 )
 
 
@@ -202,7 +210,6 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
         z[:, 3] += centre
         images[name] = np.rint(255 * images_of(z)).astype(np.uint8)
     dataset = data.Dataset("toy", images["train"], labels["train"], images["test"], labels["test"])
-    config.loss.kind = "standard"
     config.sample.fit_split = split
     config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn", "probe", "latents")
     judged = []
@@ -212,7 +219,7 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
         generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
     )
     run = SimpleNamespace(config=train.static(config), steps=6, shape=(2, 2, 1))
-    found = evaluation.evaluate(config, run, READABLE, SimpleNamespace(step=12), dataset)
+    found = evaluation.evaluate(config, run, None, READABLE, SimpleNamespace(step=12), dataset)
 
     numbers, mean = found.numbers, latents_of(images["test"])
     error = np.abs(mean[:, 0]).mean()
@@ -221,7 +228,7 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
     noise = numbers["mse_sum_sampled_z"] - error  # of σ² χ² with 4 degrees of freedom, averaged
     assert abs(noise - 4 * 0.2**2) < 4 * 0.2**2 * 8**0.5 / 30**0.5
     kl = 0.5 * np.mean(np.sum(mean**2 + 0.04 - np.log(0.04) - 1, axis=1))
-    np.testing.assert_allclose(numbers["kl"], kl, rtol=1e-5)
+    np.testing.assert_allclose(numbers["regulariser"], kl, rtol=1e-5)
     assert numbers["knn_accuracy"] == numbers["linear_probe_accuracy"] == 1.0
     assert numbers["latents"]["overlap_within"] > numbers["latents"]["overlap_between"] + 0.5
     np.testing.assert_array_equal(found.arrays["test_labels"], labels["test"])
@@ -271,8 +278,8 @@ def test_each_comparison_is_of_the_sets_that_it_names():
 
 def test_images_are_clipped_and_rounded_as_a_file_would_hold_them():
     levels = np.array([-300.0, -0.4, 0.4, 0.6, 127.4, 254.6, 255.4, 900.0], np.float32)
-    model = evaluation.Inference(None, lambda _, z: (levels / 255)[z][:, None, None, None], None)
-    images = evaluation.decode(model, None, np.arange(8), 3)
+    model = READABLE._replace(decode=lambda _, z: (levels / 255)[z][:, None, None, None])
+    images = inference.decode(model, None, np.arange(8), 3)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 0, 0, 1, 127, 255, 255, 255])
 
@@ -314,8 +321,8 @@ def test_fewer_training_images_than_samples_is_said(config, tmp_path):
     swapped = data.Dataset("bars", *full[3:], *full[1:3])
     config.evaluate.metrics, config.evaluate.samplers = ("frechet",), ()
     run = experiment._open(config, tmp_path, swapped)
-    state = run.experiment.initial(0)
-    found = evaluation.evaluate(config, run.experiment, run.model, state, swapped)
+    state = run.setup.initial(0, run.objective)
+    found = evaluation.evaluate(config, run.setup, run.objective, run.inference, state, swapped)
     assert found.numbers["sample_count"] == 44
     assert "only 12 training images are reconstructed for comparison" in found.numbers["notes"]
 
@@ -338,11 +345,11 @@ def test_a_latent_scale_reaches_all_that_is_decoded_after_the_projection(whole, 
     config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn")
     run, state, found = judged(config, workdir)
     assert "every latent is multiplied by 2 before it is decoded" in found.numbers["notes"]
-    model = run.experiment.model(state.params, state.batch_stats)
+    networks = run.setup.model(state).networks
     images = np.pad(run.dataset.test_images / np.float32(255), ((0,), (1,), (1,), (0,)))
-    mean = model.encode(images).mean
+    mean = networks.encode(images)[:, :4]
     z = 2 * 2 * mean / np.linalg.norm(mean, axis=1, keepdims=True)  # √n = 2
-    outputs = np.asarray(model.decoder(z, train=False))[:, 1:-1, 1:-1]
+    outputs = np.asarray(networks.decoder(z, train=False))[:, 1:-1, 1:-1]
     error = np.sum((outputs - images[:, 1:-1, 1:-1]) ** 2, axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(found.numbers["mse_sum"], error, rtol=1e-4)
     rounded = np.rint(255 * outputs.clip(0, 1))
@@ -475,8 +482,9 @@ def test_labels_of_one_class_judge_nothing(config, tmp_path):
     one = full._replace(train_labels=full.train_labels * 0, test_labels=full.test_labels * 0)
     config.evaluate.metrics, config.evaluate.samplers = ("frechet", "knn", "probe"), ()
     run = experiment._open(config, tmp_path, one)
-    state = run.experiment.initial(0)
-    found = evaluation.evaluate(config, run.experiment, run.model, state, one)
+    state = run.setup.initial(0, run.objective)
+    parts = run.setup, run.objective, run.inference, state
+    found = evaluation.evaluate(config, *parts, one)
     (row,) = found.numbers["generation"]
     assert (row["distance"], row["test_accuracy"]) == ("FD[random-conv]", None)
     assert not {"knn_accuracy", "linear_probe_accuracy"} & found.numbers.keys()
@@ -486,7 +494,7 @@ def test_labels_of_one_class_judge_nothing(config, tmp_path):
     # A classifier that has not learnt anything is told from one that has.
     config.evaluate.metrics = ("frechet",)
     full = full._replace(train_labels=np.random.default_rng(0).permutation(full.train_labels))
-    found = evaluation.evaluate(config, run.experiment, run.model, state, full)
+    found = evaluation.evaluate(config, *parts, full)
     (row,) = found.numbers["generation"]
     assert row["distance"] == "FD[classifier-bars]"
     assert "FD[classifier-bars] may mean little" in "".join(found.numbers["notes"])
@@ -503,7 +511,7 @@ def test_runs_that_differ_in_numbers_share_their_programs(config, tmp_path, undr
         experiment._compiled.cache_clear()
 
     def run(name, seed, beta, angle_gain):
-        config.seed, config.loss.beta, config.loss.angle_gain = seed, beta, angle_gain
+        config.seed, config.loss.beta, config.method.angle_gain = seed, beta, angle_gain
         return experiment.train_and_evaluate(config, tmp_path / name)
 
     forget()
@@ -526,11 +534,11 @@ def test_images_on_the_device_give_the_same_numbers(whole, config, tmp_path, und
 
 
 def test_batch_norm_takes_running_statistics_or_the_batchs(config):
-    experiment, state = train.create(config, (6, 10, 1), 48)
+    setup, state = train.create(config, (6, 10, 1), 48)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)
     other = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     for batch_norm, follows in (("running", True), ("batch", False)):
-        model = evaluation.inference(experiment, 1.0, batch_norm)
+        model = inference.build_inference(setup, 1.0, batch_norm)
         z = model.encode(state, images).mean
         moved = np.abs(z - model.encode(other, images).mean).max()
         decoded = np.abs(model.decode(state, z) - model.decode(other, z)).max()

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 
 from hsjax import data, experiment, train
 from hsjax.checkpoints import Checkpoints
+from hsjax.config import method_fields
 from hsjax.errors import UserError
 from hsjax.logs import read_metrics
 
@@ -64,11 +65,13 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, capsys):
     rows = read_metrics(workdir)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["step"] for row in rows] == [6, 12, 18]
-    terms = {"loss", "mse", "kl", "mean_angles", "mean_radius", "std_angles", "std_radius"}
+    terms = {"loss", "mse", "regulariser", "mean_angles", "mean_radius", "std_angles", "std_radius"}
     for row in rows:
         assert terms | {"beta", "learning_rate", *TIMES} <= row.keys()
         np.testing.assert_allclose(row["beta"], (row["epoch"] / 4) ** 0.5, rtol=1e-6)
-        np.testing.assert_allclose(row["loss"], row["mse"] + row["beta"] * row["kl"], rtol=1e-4)
+        np.testing.assert_allclose(
+            row["loss"], row["mse"] + row["beta"] * row["regulariser"], rtol=1e-4
+        )
     assert json.loads((workdir / "metrics.json").read_text()) == numbers
     assert numbers["test_images"] == 12
     np.testing.assert_allclose(numbers["mse_per_value_x1000"], numbers["mse_sum"] / 60 * 1000)
@@ -95,13 +98,13 @@ def test_metrics_are_those_of_the_model(config, uninterrupted):
     """Test MSE recomputed image by image from the checkpoint."""
     workdir = uninterrupted(config)
     dataset = data.load(config.data.name)
-    run, _ = train.create(config, (6, 10, 1), 44)
-    state = final_state(config, workdir)
-    model = run.model(state.params, state.batch_stats)
+    setup, _ = train.create(config, (6, 10, 1), 44)
+    networks = setup.model(final_state(config, workdir)).networks
     errors = []
     for image in dataset.test_images:
         x = np.pad(image / 255.0, ((1, 1), (1, 1), (0, 0)))[None].astype(np.float32)
-        output = np.asarray(model.decode(model.encode(x).mean))[0, 1:-1, 1:-1]
+        mean = networks.encode(x)[:, :4]
+        output = np.asarray(networks.decode(mean))[0, 1:-1, 1:-1]
         errors.append(np.sum((image / 255.0 - output) ** 2))
     numbers = json.loads((workdir / "metrics.json").read_text())
     np.testing.assert_allclose(numbers["mse_sum"], np.mean(errors), rtol=1e-4)
@@ -234,13 +237,13 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config, tm
 
 
 def test_beta_relative_to_the_first_epoch(config, tmp_path):
-    config.loss.spec = "published"
+    config.method.spec = "published"
     config.loss.relative_beta = True
     config.loss.annealing = "published"
     config.loss.beta = 0.01
     experiment.train_and_evaluate(config, tmp_path)
     first, second, third = read_metrics(tmp_path)
-    relative = 0.01 * first["mse"] / (first["kl"] + 1e-3)
+    relative = 0.01 * first["mse"] / (first["regulariser"] + 1e-3)
     np.testing.assert_allclose(first["beta"], 1.0, rtol=1e-6)
     np.testing.assert_allclose(second["beta"], relative * (1**0.5 + 1), rtol=1e-4)
     np.testing.assert_allclose(third["beta"], relative * (2**0.5 + 1), rtol=1e-4)
@@ -251,7 +254,7 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if "images" in k})
     config.data.name = str(tmp_path / "x.npz")
     config.train.epochs = 1
-    config.loss.kind = "standard"
+    config.method = method_fields("standard")
     config.sample.sampler = "prior"
     config.sample.fit_split = "test"
     numbers = experiment.train_and_evaluate(config, tmp_path / "run")
@@ -273,20 +276,20 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("model.stages", (), "model.stages is (): it must hold 1 to 10 whole numbers"),
         ("model.stages", (0,), "must hold 1 to 10 whole numbers from 1 to"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
-        ("loss.kind", "hyper", "choose one of standard, cartesian, spherical"),
-        ("loss.compression", "quarter", "choose one of full, half, none"),
+        ("method.name", "hyper", "choose one of standard, standard_projected, cartesian"),
+        ("method.compression", "quarter", "choose one of full, half, none"),
         ("loss.beta", -1.0, "loss.beta is -1.0"),
         ("loss.beta", float("nan"), "loss.beta is nan"),
-        ("loss.eps", 0.0, "it must be a number from 1e-30 to 1e+30"),
+        ("method.eps", 0.0, "it must be a number from 1e-30 to 1e+30"),
         ("train.batch_size", 1, "train.batch_size is 1"),
         ("train.learning_rate", float("inf"), "train.learning_rate is inf"),
-        ("sample.sampler", "magic", "choose one of prior, uniform_sphere"),
+        ("sample.sampler", "magic", "choose one of own, prior, uniform_sphere"),
         ("sample.fit_split", "validation", "choose one of train, test"),
         ("sample.count", 1, "sample.count is 1: it must be a whole number from 2"),
-        ("evaluate.samplers", ("vmf", "magic"), "evaluate.samplers holds 'magic': choose from pri"),
-        ("evaluate.samplers", ("vmf,prior",), "'vmf,prior': choose from prior, uniform_sphere"),
-        ("evaluate.samplers", "vmf", "evaluate.samplers holds 'vmf': choose from"),
-        ("evaluate.metrics", ("fid",), "holds 'fid': choose from frechet, kid, prdc, knn"),
+        ("evaluate.samplers", ("vmf", "magic"), "('vmf', 'magic'): choose from own, prior"),
+        ("evaluate.samplers", ("vmf,prior",), "('vmf,prior',): choose from own, prior"),
+        ("evaluate.samplers", "vmf", "evaluate.samplers is 'vmf': choose from"),
+        ("evaluate.metrics", ("fid",), "is ('fid',): choose from frechet, kid, prdc, knn"),
         ("evaluate.features", "vgg", "choose one of classifier, random, inception, none"),
         ("evaluate.features", "inception", "evaluate.inception_weights is '', which is no file"),
         ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold 1 to"),
@@ -358,8 +361,8 @@ def test_the_same_data_may_have_another_name(moved_to, tmp_path):
 def test_numbers_do_not_depend_on_the_kind_of_jaxs_random_keys(config, tmp_path):
     def begun():
         run, state = train.create(config, (6, 10, 1), 44)
-        objective, images = train.objective(config), np.zeros((8, 6, 10, 1), np.uint8)
-        order = train.programs(run, 44).order(state)
+        objective, images = train.build_objective(config), np.zeros((8, 6, 10, 1), np.uint8)
+        order = train.compile_programs(run, 44).order(state)
         return (
             state,
             jax.jit(train.train_step, static_argnums=0)(run, objective, state, images),

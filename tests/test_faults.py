@@ -24,8 +24,9 @@ from tensorboardX.record_writer import masked_crc32c
 from test_devices import ends, start_two
 
 from configs import smoke
-from hsjax import data, experiment, figures, files, losses, models, train
+from hsjax import data, debug, experiment, figures, files, losses, models, train
 from hsjax.checkpoints import Checkpoints
+from hsjax.config import method_fields
 from hsjax.errors import UserError
 from hsjax.logs import Records, read_metrics
 
@@ -60,7 +61,7 @@ class Run:
         self.config = smoke.get_config()
         fields = {
             **{"data.name": str(images_file), "train.epochs": epochs, "train.batch_size": 8},
-            **{"loss.kind": "standard", "model.latent_dim": 4, "model.stages": (2,)},
+            **{"model.latent_dim": 4, "model.stages": (2,)},
             **{"evaluate.samplers": (), "evaluate.metrics": ("knn",)},
         }
         self.config.update_from_flattened_dict(fields)
@@ -439,7 +440,7 @@ def whole(images_file, tmp_path_factory):
 def short(images_file):
     """Of 24 epochs, whose rows fill more than a page of the disk; a checkpoint after the 12th."""
     config = tiny_config(images_file)
-    config.loss.kind, config.model.stages = "standard", (2,)
+    config.method, config.model.stages = method_fields("standard"), (2,)
     config.train.epochs, config.train.checkpoint_every = 24, 12
     config.evaluate.samplers, config.evaluate.metrics = (), ("knn",)
     return config
@@ -782,17 +783,19 @@ def test_the_origin_of_a_number_that_is_not_finite(
     dataset = data.load(config.data.name)
     count = len(dataset.train_images)
     run, state = train.create(config, dataset.train_images.shape[1:], count)
-    objective = train.objective(config)
+    objective = train.build_objective(config)
     if field:
-        changed = jnp.full_like(getattr(objective.spec, field), value)
-        objective = objective._replace(spec=dataclasses.replace(objective.spec, **{field: changed}))
+        changed = jnp.full_like(getattr(objective.hyper, field), value)
+        objective = objective._replace(
+            hyper=dataclasses.replace(objective.hyper, **{field: changed})
+        )
     else:
         plain = losses.squared_error
         monkeypatch.setattr(
             losses, "squared_error", lambda x, y: plain(x, y) + jnp.sqrt(jnp.sum(y * 0))
         )
-    images = jnp.asarray(dataset.train_images)
-    found = train.origin(train.programs(run, count), objective, state, images)
+    programs, images = train.compile_programs(run, count), jnp.asarray(dataset.train_images)
+    found = debug.first_not_finite(programs, objective, state, (images, None))
     assert found == f"step 1: invalid value ({operation} at {line_of(module, text)}"
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))  # and still there
 

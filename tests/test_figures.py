@@ -181,7 +181,7 @@ def test_a_log_scale_has_numbers_to_read_it_by(values):
 def row(epoch, **others):
     terms = {"mean_angles": 2.0, "mean_radius": 1 / epoch, "std_angles": 3.0, "std_radius": 0.0}
     steering = {"beta": 1.0, "learning_rate": 2e-4, "images_per_second": 9.0, "seconds": 1.0}
-    values = {"loss": 60 / epoch, "mse": 40 / epoch, "kl": 20 / epoch}
+    values = {"loss": 60 / epoch, "mse": 40 / epoch, "regulariser": 20 / epoch}
     return {"epoch": epoch, "step": 6 * epoch, **values, **terms, **steering, **others}
 
 
@@ -190,9 +190,13 @@ def row(epoch, **others):
     [
         [row(e) for e in range(1, 41)],
         [row(1)],
-        [row(1), row(2, loss=np.nan, mse=np.inf, kl=None)],
+        [row(1), row(2, loss=np.nan, mse=np.inf, regulariser=None)],
         [
-            {k: v for k, v in row(e, loss=7.0, kl=0.0).items() if "_r" not in k and "_a" not in k}
+            {
+                k: v
+                for k, v in row(e, loss=7.0, regulariser=0.0).items()
+                if "_r" not in k and "_a" not in k
+            }
             for e in (1, 2)
         ],
     ],

@@ -391,8 +391,8 @@ def test_a_streamed_run_is_the_resident_one_also_when_stopped_midway(
     config.data.device_share = 0.0
     stream, steps = batches.stream, []
 
-    def stopping(images, order):
-        for batch in stream(images, order):
+    def stopping(examples, order):
+        for batch in stream(examples, order):
             yield batch
             steps.append(1)
             if len(steps) == 9:  # in the middle of the second epoch

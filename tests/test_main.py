@@ -37,7 +37,7 @@ def test_every_config_is_valid_and_says_its_command(name):
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
     validate(config)
-    train.objective(config)
+    train.build_objective(config)
     if name != "default":
         assert f"python main.py --config=configs/{name}.py" in module.__doc__
 
@@ -47,7 +47,7 @@ def test_the_pairs_have_the_dimensions_of_the_paper():
         for kind, loss in (("standard", "standard"), ("compressed", "spherical")):
             config = importlib.import_module(f"configs.{name}_{kind}").get_config()
             assert config.model.latent_dim == n
-            assert config.loss.kind == loss
+            assert config.method.name == loss
             assert config.model.project == (kind == "compressed")
             assert config.train.epochs == 300
 

@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.signal import correlate
 
 from hsjax import models
-from hsjax.models import VAE, Latent
+from hsjax.models import VAE
 
 
 def parameters(model):
@@ -25,8 +25,10 @@ def test_parameter_count_of_the_published_network(n, count):
 def test_shapes_for_other_images_and_stages(shape, stages):
     model = VAE(shape, 5, stages, rngs=nnx.Rngs(0))
     images = jnp.ones((3, *shape))
-    latent, output = model(images, jax.random.key(0), train=True)
-    assert latent.mean.shape == latent.log_variance.shape == (3, 5)
+    assert model.encode(images, train=True).shape == (3, 10)
+    few = VAE(shape, 5, stages, outputs=6, rngs=nnx.Rngs(0))
+    assert few.encode(images, train=True).shape == (3, 6)
+    output = model.decode(jnp.ones((3, 5)), train=True)
     assert output.shape == images.shape
     assert output.min() >= 0
     assert output.max() <= 1
@@ -35,16 +37,12 @@ def test_shapes_for_other_images_and_stages(shape, stages):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_latents_parameters_and_statistics_are_float32(dtype):
     model = VAE((8, 8, 1), 4, (4, 8), dtype, rngs=nnx.Rngs(0))
-    latent, output = model(jnp.ones((2, 8, 8, 1)), jax.random.key(0), train=True)
+    latent = model.encode(jnp.ones((2, 8, 8, 1)), train=True)
+    output = model.decode(jnp.ones((2, 4)), train=True)
     arrays = (latent, output, nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat))
     assert {x.dtype for x in jax.tree.leaves(arrays)} == {jnp.dtype(jnp.float32)}
     inner = model.encoder.stem(jnp.ones((2, 8, 8, 1)))
     assert inner.dtype == dtype
-
-
-def test_sigma_is_the_root_of_the_variance():
-    variance = np.array([[0.25, 1.0, 9.0]], np.float32)
-    np.testing.assert_allclose(Latent(variance, np.log(variance)).std, [[0.5, 1.0, 3.0]], rtol=1e-6)
 
 
 class ByLoop:
@@ -115,12 +113,12 @@ def test_the_network_is_that_of_a_float64_loop():
     images = rng.uniform(size=(3, 8, 12, 2)).astype(np.float32)
     z = rng.normal(size=(3, 3)).astype(np.float32)
     model = nnx.merge(graph, state)
-    mean, log_variance = jax.jit(lambda x: tuple(model.encode(x)))(images)
+    encoded = jax.jit(lambda x: model.encode(x))(images)
     outputs = jax.jit(lambda z: model.decode(z, scale=2.0))(z)
     loop = ByLoop(arrays)
     for i in range(3):
-        expected = np.split(loop.encode(images[i].astype(np.float64)), 2)
-        np.testing.assert_allclose((mean[i], log_variance[i]), expected, rtol=1e-4, atol=1e-5)
+        expected = loop.encode(images[i].astype(np.float64))
+        np.testing.assert_allclose(encoded[i], expected, rtol=1e-4, atol=1e-5)
         on_sphere = 2.0 * 3**0.5 * z[i] / np.linalg.norm(z[i])
         np.testing.assert_allclose(outputs[i], loop.decode(on_sphere, (2, 3, 5)), rtol=1e-4)
 
@@ -135,21 +133,6 @@ def test_projected_model_decodes_the_direction_alone():
     assert np.abs(free.decode(z) - free.decode(7 * z)).max() > 1e-4
 
 
-def test_noise_comes_from_the_key_and_scales_with_sigma():
-    model = VAE((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))
-    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1))
-
-    def output(key):
-        return model(images, jax.random.key(key), train=False)[1]
-
-    np.testing.assert_array_equal(output(0), output(0))
-    assert np.abs(output(0) - output(1)).max() > 0
-    head = model.encoder.head
-    head.kernel[...] = jnp.zeros_like(head.kernel[...])
-    head.bias[...] = jnp.where(jnp.arange(8) < 4, 0.5, -200.0)  # μ = ½, σ = 0
-    np.testing.assert_allclose(output(0), model.decode(jnp.full((2, 4), 0.5)), atol=1e-6)
-
-
 def test_running_statistics_follow_training_and_rule_evaluation():
     model = VAE((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))
     images = 3.0 + jax.random.uniform(jax.random.key(0), (16, 8, 8, 1))
@@ -159,8 +142,8 @@ def test_running_statistics_follow_training_and_rule_evaluation():
     batch_mean = model.encoder.stem(images).mean(axis=(0, 1, 2))
     model.encode(images, train=True)
     np.testing.assert_allclose(model.encoder.norm.mean[...], 0.1 * batch_mean, rtol=1e-4, atol=1e-6)
-    alone = model.encode(images[:1], train=False).mean
-    np.testing.assert_allclose(alone, model.encode(images, train=False).mean[:1], atol=1e-5)
+    alone = model.encode(images[:1], train=False)
+    np.testing.assert_allclose(alone, model.encode(images, train=False)[:1], atol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 30.0, 3000.0])

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import tradeoff
-from hsjax import experiment
+from hsjax import experiment, sweep
 
 ROOT = Path(__file__).parents[1]
-TINY = ("model.stages=(2,4)", "train.epochs=1", "evaluate.feature_steps=5")
+TINY = (
+    *("model.stages=(2,4)", "train.epochs=1", "evaluate.feature_steps=5"),
+    "evaluate.samplers=('prior', 'vmf')",
+)
 
 
 def line(kind, strength, seed, mse, distance, n=4):
@@ -27,23 +29,25 @@ def line(kind, strength, seed, mse, distance, n=4):
         "generation": [network, {**network, "samplers": {"prior": {"to_test": distance + 2}}}],
     }
     config = {"train": {"epochs": 1}, "data": {"name": "digits"}}
-    point = tradeoff.Point(kind, strength, n, seed)._asdict()
+    point = sweep.Point(kind, strength, n, seed)._asdict()
     return {**point, "config": config, "numbers": numbers}
 
 
 def test_points_are_seed_by_seed_and_shards_share_them():
-    wanted = tradeoff.points(["standard=0.1,1", "spread=60"], [4, 8], [0, 1])
+    wanted = sweep.points(["standard=0.1,1", "spread=60"], [4, 8], [0, 1])
     assert len(wanted) == len(set(wanted)) == 12
     assert [point.seed for point in wanted] == [0] * 6 + [1] * 6
     shares = [wanted[i::5] for i in range(5)]
     assert sorted(p for share in shares for p in share) == sorted(wanted)
 
 
-@pytest.mark.parametrize("kind", tradeoff.KINDS)
-def test_every_kind_is_a_valid_config_with_its_strength(kind):
-    config = tradeoff.config_of("configs/digits_standard.py", tradeoff.Point(kind, 7.5, 8, 3), [])
-    field = tradeoff.KINDS[kind][1].split(".")[1]
-    assert config.loss[field] == 7.5
+@pytest.mark.parametrize("base", ["configs/digits.py", "configs/digits_standard.py"])
+@pytest.mark.parametrize("kind", sweep.kinds())
+def test_every_kind_is_a_valid_config_with_its_strength(kind, base):
+    config = sweep.config_of(base, sweep.Point(kind, 7.5, 8, 3), [])
+    group, field = sweep.kinds()[kind].strength.split(".")
+    assert config[group][field] == 7.5
+    assert config.method.name == sweep.kinds()[kind].method
     assert (config.model.latent_dim, config.seed) == (8, 3)
     assert config.loss.annealing_epochs == (100 if config.loss.annealing == "none" else 34)
 
@@ -55,25 +59,25 @@ def test_what_is_missing_is_done_once(tmp_path, monkeypatch, capsys):
     def run(point, config, dataset, workdir):
         done.append(point)
         row = line(point.kind, point.strength, point.seed, 1.0, 2.0, point.n)
-        return row | {"config": tradeoff.identity(config)}
+        return row | {"config": sweep.identity(config)}
 
-    monkeypatch.setattr(tradeoff, "run", run)
+    monkeypatch.setattr(sweep, "run", run)
     command = ["tradeoff", "standard=0.1,0.3", "spread=3", "--n=4", f"--out={out}"]
     monkeypatch.setattr(sys, "argv", command)
-    tradeoff.main()
+    sweep.main()
     assert len(done) == 3
     whole = out.read_text()
     out.write_text(whole[:-20])
-    tradeoff.main()
+    sweep.main()
     assert done[3:] == [done[2]]
-    rows = tradeoff.read([out])
-    assert [tradeoff.Point(*(row[f] for f in tradeoff.Point._fields)) for row in rows] == done[:3]
+    rows = sweep.read([out])
+    assert [sweep.Point(*(row[f] for f in sweep.Point._fields)) for row in rows] == done[:3]
     monkeypatch.setattr(sys, "argv", [*command, "--set", "train.batch_size=50"])
-    tradeoff.main()
+    sweep.main()
     assert len(done) == 7  # other runs
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["tradeoff", "--plot", str(out)])
-    tradeoff.main()
+    sweep.main()
     output = capsys.readouterr().out
     assert len(done) == 7
     assert (out.parent / "sweep_n4.png").exists()
@@ -89,29 +93,29 @@ def test_equal_error_interpolates_between_averages_over_seeds():
         line("spread", 9.0, 0, 4.0, 14.0),
         line("half", 9.0, 0, 1.0, 1.0),  # one point reaches no other error
     ]
-    found = tradeoff.equal_error(rows, "prior", 3.0)
+    found = sweep.equal_error(rows, "prior", 3.0)
     # Feature networks: + 0 and + 2. Standard: (2, 40) to (6, 20); spread: (2, 10) to (4, 14).
     assert found == pytest.approx({"standard": 36.0, "spread": 13.0})
-    text = tradeoff.table(rows, ["prior"]).splitlines()
+    text = sweep.table(rows, ["prior"]).splitlines()
     assert len({len(row) for row in text}) == 1
     assert "41 ± 14" in text[-2]  # the deviation of 31 and 51
 
 
 def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path):
-    point = tradeoff.Point("spread", 3.0, 4, 0)
-    config = tradeoff.config_of("configs/digits_standard.py", point, list(TINY))
+    point = sweep.Point("spread", 3.0, 4, 0)
+    config = sweep.config_of("configs/digits_standard.py", point, list(TINY))
     dataset = experiment.data.load("digits")
-    row = tradeoff.run(point, config, dataset, tmp_path / "run")
+    row = sweep.run(point, config, dataset, tmp_path / "run")
     assert json.loads(json.dumps(row)) == row
-    assert row["config"] == tradeoff.identity(config)
-    assert row["config"]["loss"]["spread_target"] == 0.0
+    assert row["config"] == sweep.identity(config)
+    assert row["config"]["method"]["spread_target"] == 0.0
     assert len(row["numbers"]["generation"]) == 3
-    tradeoff.report(tmp_path / "x.jsonl", [row])
+    sweep.report(tmp_path / "x.jsonl", [row])
     config.train.learning_rate = 1e30
-    row = tradeoff.run(point, config, dataset, tmp_path / "other")
+    row = sweep.run(point, config, dataset, tmp_path / "other")
     assert "not finite" in row["diverged"]
     assert "numbers" not in row
-    tradeoff.report(tmp_path / "x.jsonl", [row])
+    sweep.report(tmp_path / "x.jsonl", [row])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_a_mistake_is_one_line(arguments, text, tmp_path, monkeypatch, capsys):
     command = ["tradeoff", *arguments, f"--out={tmp_path / 'o.jsonl'}"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
-        tradeoff.main()
+        sweep.main()
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert text in error

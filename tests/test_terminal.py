@@ -1,6 +1,7 @@
 """Whatever the terminal, what is printed fits, and costs no result."""
 
 import io
+import itertools
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from hsjax import report, terminal
 from hsjax.metrics.latents import READING
 from hsjax.samplers import SAMPLERS
 
-TERMS = {"loss": 1234.5678, "mse": 0.00012345, "kl": 7.8331, "beta": 0.33333}
+TERMS = {"loss": 1234.5678, "mse": 0.00012345, "regulariser": 7.8331, "beta": 0.33333}
 
 
 class Screen(io.StringIO):
@@ -93,7 +94,7 @@ def test_the_progress_line_never_wraps(columns, monkeypatch):
     last = screen.lines()[-2]
     assert last.startswith("epoch 10000/10000"[: columns - 1])
     if columns >= 80:
-        assert "loss 1235  mse 0.0001234  kl 7.833" in last
+        assert "loss 1235  mse 0.0001234  regulariser 7.833" in last
         assert last.endswith(" left")
 
 
@@ -118,7 +119,14 @@ def test_a_long_phase_counts_its_seconds(monkeypatch):
 
 
 NUMBERS = {
-    **{"test_images": 10_000, "epoch": 300, "mse_sum": 56.78, "knn_accuracy": 0.9, "kl": 1e-5},
+    **{
+        "test_images": 10_000,
+        "epoch": 300,
+        "mse_sum": 56.78,
+        "knn_accuracy": 0.9,
+        "regulariser": 1e-5,
+        "terms": {"a_part": 2.0},
+    },
     "latents": {name: -1.2345e-5 for name in READING},
     **{"sample_count": 10_000, "fit_split": "train"},
     "notes": ["10000 samples, as many as there are test images, and a few words more than that"],
@@ -129,7 +137,9 @@ NUMBERS = {
             "train_reconstructions_to_reconstructions": 0.3,
             "samplers": {
                 name: dict.fromkeys(report._COLUMNS, value)
-                for name, value in zip(SAMPLERS, (123.4, 1.234e-5, 0.5, 3.0, 0.0, 1.0), strict=True)
+                for name, value in zip(
+                    SAMPLERS, itertools.cycle((123.4, 1.234e-5, 0.5, 3.0, 0.0, 1.0))
+                )
             },
         }
     ],

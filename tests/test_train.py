@@ -6,23 +6,27 @@ import numpy as np
 import optax
 import pytest
 from conftest import tiny_config
+from flax import nnx
 
-from hsjax import data, losses, train
+from hsjax import data, losses, posteriors, train
+from hsjax.config import method_fields
 from hsjax.errors import UserError
+from hsjax.methods import METHODS
 
 
 def start(config):
     dataset = data.load(config.data.name)
     images = jnp.asarray(dataset.train_images)
-    experiment, state = train.create(config, images.shape[1:], len(images))
-    return experiment, state, images
+    setup, state = train.create(config, images.shape[1:], len(images))
+    return setup, state, (images, jnp.asarray(dataset.train_labels))
 
 
 def run_epochs(config, epochs, scan):
-    experiment, state, images = start(config)
-    programs = train.programs(experiment, len(images))
+    setup, state, examples = start(config)
+    programs = train.compile_programs(setup, 44)
+    objective = train.build_objective(config)
     for _ in range(epochs):
-        state = train.train_epoch(programs, train.objective(config), state, images, scan=scan)
+        state = train.train_epoch(programs, objective, state, examples, scan=scan)
     return state
 
 
@@ -42,24 +46,25 @@ def test_a_callers_settings_of_numbers_leave_a_run_alone(config):
 @pytest.mark.parametrize("kind", ["standard", "cartesian", "paper", "published"])
 def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
     """Loss, terms and parameters after one step, against the loss written out here."""
-    config.loss.kind = kind if kind in ("standard", "cartesian") else "spherical"
-    config.loss.spec = kind if kind == "published" else "paper"
+    config.method = method_fields(kind if kind in ("standard", "cartesian") else "spherical")
+    if kind == "published":
+        config.method.spec = "published"
     config.loss.beta = 0.7
-    experiment, state, images = start(config)
-    batch = images[:8]
-    after = jax.jit(lambda s: train.train_step(experiment, train.objective(config), s, batch))(
-        state
-    )
+    setup, state, (images, _) = start(config)
+    batch, objective = images[:8], train.build_objective(config)
+    after = jax.jit(lambda s: train.train_step(setup, objective, s, batch))(state)
 
     keys = jax.random.split(jax.random.wrap_key_data(state.key))
     _, noise_key = jax.random.split(jax.random.fold_in(keys[0], 0))
     beta = 0.7 * (1 / 4) ** 0.5  # first of four epochs of annealing
 
     def loss_of(params):
-        model = experiment.model(params, state.batch_stats)
+        networks = nnx.merge(setup.graph, params, state.batch_stats)
         x = batch / 255.0
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # 6x10 to 8x12
-        latent, output = model(padded, noise_key, train=True)
+        latent = posteriors.Gaussian(*jnp.split(networks.encode(padded, train=True), 2, axis=1))
+        z = latent.mean + latent.std * jax.random.normal(noise_key, (8, 4))
+        output = networks.decode(z, train=True)
         mse = jnp.sum((x - output[:, 1:-1, 1:-1]) ** 2) / 8
         if kind == "standard":
             kl = losses.gaussian_kl(latent.mean, latent.log_variance)
@@ -72,9 +77,9 @@ def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
 
     (loss, (mse, kl)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state.params)
     history = {name: float(row[0]) for name, row in after.history.items()}
-    for name, value in (("loss", loss), ("mse", mse), ("kl", kl), ("beta", beta)):
+    for name, value in (("loss", loss), ("mse", mse), ("regulariser", kl), ("beta", beta)):
         np.testing.assert_allclose(history[name], value, rtol=1e-4)
-    if config.loss.kind == "spherical":
+    if config.method.name == "spherical":
         assert set(losses.SphericalTerms._fields) < set(history)
     optimizer = optax.adam(config.train.learning_rate)
     updates, _ = optimizer.update(gradients, optimizer.init(state.params))
@@ -89,25 +94,26 @@ def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
 
 
 def test_every_field_of_the_loss_reaches_the_objective(config):
-    loss = config.loss
-    loss.beta, loss.annealing_epochs, loss.compression, loss.compressed_angles = 0.3, 7, "half", 2
-    loss.angle_gain, loss.radius_gain, loss.eps, loss.variance_eps = 2.0, 3.0, 0.01, 0.02
-    made = train.objective(config)
+    method = config.method
+    config.loss.beta, config.loss.annealing_epochs = 0.3, 7
+    method.compression, method.compressed_angles = "half", 2
+    method.angle_gain, method.radius_gain, method.eps, method.variance_eps = 2.0, 3.0, 0.01, 0.02
+    made = train.build_objective(config)
     assert (made.beta, made.annealing_epochs) == (np.float32(0.3), 7)
     diagonal = 1 / np.sqrt([4, 3, 2])
-    np.testing.assert_allclose(made.spec.mean_target[0], [*diagonal[:2], 0, 2], rtol=1e-6)
-    np.testing.assert_allclose(made.spec.spread_target[0], [*diagonal, 0], rtol=1e-6)
-    assert made.spec.term_gains == (2.0, 3.0, 2.0, 3.0)
-    np.testing.assert_allclose((made.spec.eps, made.spec.variance_eps), (0.01, 0.02), rtol=1e-6)
-    loss.mean_target, loss.spread_target = 0.25, 0.1
-    made = train.objective(config)
-    np.testing.assert_allclose(made.spec.mean_target[0], [0.25, 0.25, 0, 2], rtol=1e-6)
-    np.testing.assert_allclose(made.spec.spread_target[0], [0.1, 0.1, diagonal[2], 0], rtol=1e-6)
-    loss.spec, loss.std_radius, loss.std_angle_gain = "published", 0.5, 9.0
-    made = train.objective(config)
+    np.testing.assert_allclose(made.hyper.mean_target[0], [*diagonal[:2], 0, 2], rtol=1e-6)
+    np.testing.assert_allclose(made.hyper.spread_target[0], [*diagonal, 0], rtol=1e-6)
+    assert made.hyper.term_gains == (2.0, 3.0, 2.0, 3.0)
+    np.testing.assert_allclose((made.hyper.eps, made.hyper.variance_eps), (0.01, 0.02), rtol=1e-6)
+    method.mean_target, method.spread_target = 0.25, 0.1
+    made = train.build_objective(config)
+    np.testing.assert_allclose(made.hyper.mean_target[0], [0.25, 0.25, 0, 2], rtol=1e-6)
+    np.testing.assert_allclose(made.hyper.spread_target[0], [0.1, 0.1, diagonal[2], 0], rtol=1e-6)
+    method.spec, method.std_radius, method.std_angle_gain = "published", 0.5, 9.0
+    made = train.build_objective(config)
     radii = [3.5**0.5, 0.5 * 3.5**0.5]
-    np.testing.assert_allclose(made.spec.mean_target[:, -1], radii, rtol=1e-6)
-    assert made.spec.term_gains.std_angles == 9.0
+    np.testing.assert_allclose(made.hyper.mean_target[:, -1], radii, rtol=1e-6)
+    assert made.hyper.term_gains.std_angles == 9.0
 
 
 def test_scan_and_steps_give_the_same_numbers(config):
@@ -115,11 +121,8 @@ def test_scan_and_steps_give_the_same_numbers(config):
     assert int(by_scan.step) == int(by_steps.step) == 12
     for name, row in by_scan.history.items():
         np.testing.assert_allclose(row, by_steps.history[name], rtol=1e-3)
-    experiment, _, images = start(config)
-    latents = [
-        experiment.model(s.params, s.batch_stats).encode(experiment.pad(images[:8] / 255.0))
-        for s in (by_scan, by_steps)
-    ]
+    setup, _, (images, _) = start(config)
+    latents = [setup.model(s).encode(images[:8] / 255.0) for s in (by_scan, by_steps)]
     np.testing.assert_allclose(latents[0].mean, latents[1].mean, rtol=1e-2, atol=1e-3)
 
 
@@ -133,8 +136,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(config):
 
 
 def test_an_epoch_shows_every_image_and_the_next_another_order(config):
-    experiment, state, images = start(config)
-    programs = train.programs(experiment, len(images))
+    setup, state, _ = start(config)
+    programs = train.compile_programs(setup, 44)
     orders = [
         np.asarray(programs.order(state._replace(step=jnp.int32(step)))) for step in (0, 3, 6)
     ]
@@ -145,20 +148,20 @@ def test_an_epoch_shows_every_image_and_the_next_another_order(config):
 
 
 def test_an_epoch_compiles_once(config):
-    experiment, state, images = start(config)
-    programs = train.programs(experiment, len(images))
+    setup, state, examples = start(config)
+    programs, objective = train.compile_programs(setup, 44), train.build_objective(config)
     for _ in range(3):
-        state = train.train_epoch(programs, train.objective(config), state, images, scan=False)
+        state = train.train_epoch(programs, objective, state, examples, scan=False)
     assert programs.step._cache_size() == 1
 
 
 def test_sweeping_beta_and_targets_reuses_the_program(config):
-    experiment, state, images = start(config)
-    programs = train.programs(experiment, len(images))
+    setup, state, examples = start(config)
+    programs = train.compile_programs(setup, 44)
     for beta, target in ((1.0, 1.0), (0.1, 0.0)):
-        config.loss.beta, config.loss.mean_target = beta, target
+        config.loss.beta, config.method.mean_target = beta, target
         copy = jax.tree.map(jnp.copy, state)
-        train.train_epoch(programs, train.objective(config), copy, images, scan=False)
+        train.train_epoch(programs, train.build_objective(config), copy, examples, scan=False)
     assert programs.step._cache_size() == 1
 
 
@@ -178,10 +181,11 @@ def test_learning_rate_decays_after_its_epochs_and_gradients_are_clipped(config)
 def stepping(images_file):
     """(state, step): a standard VAE's compiled step; 6 steps an epoch, 4 epochs of annealing."""
     config = tiny_config(images_file)
-    config.loss.kind, config.loss.beta = "standard", 0.7
+    config.method, config.loss.beta = method_fields("standard"), 0.7
     config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
-    experiment, state, images = start(config)
-    step = jax.jit(lambda s: train.train_step(experiment, train.objective(config), s, images[:8]))
+    setup, state, (images, _) = start(config)
+    objective = train.build_objective(config)
+    step = jax.jit(lambda s: train.train_step(setup, objective, s, images[:8]))
     return state, step
 
 
@@ -216,8 +220,13 @@ def test_the_same_images_are_seen_with_other_noise_in_every_step_and_epoch(stepp
 def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypatch):
     """The keys that a step hands to whatever flips, and to the model."""
     config.data.flip = True
-    experiment, state, images = start(config)
-    objective, keys = train.objective(config), []
+    setup, state, (images, _) = start(config)
+    objective, keys = train.build_objective(config), []
+
+    class Noisy:
+        def sample(self, key):
+            keys.append(key)
+            raise Enough
 
     class Enough(Exception):
         pass
@@ -227,16 +236,12 @@ def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypat
         keys.append(key)
         return images
 
-    def model(images, key, *, train):
-        keys.append(key)
-        raise Enough
-
     monkeypatch.setattr(train.batches, "prepare", flipped)
-    monkeypatch.setattr(train.Experiment, "model", lambda *_: model)
+    monkeypatch.setattr(train.Model, "encode", lambda *_, train: Noisy())
     for done in range(13):
         at = state._replace(step=jnp.int32(done))
         with pytest.raises(Enough):
-            train.train_step(experiment, objective, at, images[:8])
+            train.train_step(setup, objective, at, images[:8])
     assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 2 * 13
 
 
@@ -244,7 +249,7 @@ def test_gradients_are_clipped_before_adam_sees_them(config):
     """Adam by hand, on gradients of norm 50 and 0.5 cut to 1; and a decay from step 6 on."""
     config.train.gradient_clip, config.train.adam_eps = 1.0, 0.1
     config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
-    optimizer = train.build(train.static(config), (6, 10, 1), 44).optimizer
+    optimizer = train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44).optimizer
     given = np.array([[30.0, -40.0], [0.3, 0.4]] * 4)
     weights = jnp.zeros(2)
     state, mean, square, expected = optimizer.init(weights), 0.0, 0.0, np.zeros(2)
@@ -261,13 +266,13 @@ def test_gradients_are_clipped_before_adam_sees_them(config):
 
 def test_steps_stay_within_32_bits(config):
     config.train.decay_epochs = (1, 10**9)  # the second is never reached
-    experiment = train.build(train.static(config), (6, 10, 1), 44)
-    np.testing.assert_allclose(jax.jit(experiment.learning_rate)(7), 0.5e-3)
+    setup = train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
+    np.testing.assert_allclose(jax.jit(setup.learning_rate)(7), 0.5e-3)
     config.train.epochs = 10**9
     with pytest.raises(UserError, match="an epoch has 6 steps, so make it at most 357913941"):
-        train.build(train.static(config), (6, 10, 1), 44)
+        train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
     config.train.epochs = 357913941
-    train.build(train.static(config), (6, 10, 1), 44)
+    train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
 
 
 def test_bfloat16_convolutions_keep_everything_else_float32(config):

@@ -1,6 +1,7 @@
 """Are the samples like the data? All distances between sets of images over one feature network."""
 
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,66 @@ class Sets(NamedTuple):
     samples: dict[str, np.ndarray]  # by sampler
 
 
+class Features:
+    """Features of a set of images, [count, d], and what is computed of them once."""
+
+    def __init__(self, values: np.ndarray):
+        self.values = values
+
+    @cached_property
+    def moments(self):
+        """Mean and covariance."""
+        return moments(self.values)
+
+    @cached_property
+    def radii(self):
+        """Distance of each to its k-th nearest other one, [count]."""
+        return radii(self.values, self.k)
+
+    @property
+    def k(self) -> int:
+        """Which neighbour bounds a ball: the fifth."""
+        return min(5, len(self.values) - 1)
+
+
+class Compared(NamedTuple):
+    """What metrics of samples get."""
+
+    samples: Features
+    test: Features
+    reconstructions: Features  # of the test images
+
+
+def frechet(compared: Compared) -> dict[str, float]:
+    """Fréchet distance to the test images and to their reconstructions (self-FD)."""
+    mine = compared.samples.moments
+    return {
+        "to_test": frechet_distance(mine, compared.test.moments),
+        "to_reconstructions": frechet_distance(mine, compared.reconstructions.moments),
+    }
+
+
+def kid(compared: Compared) -> dict[str, float]:
+    """Kernel distance to the test images."""
+    value, deviation = kernel_distance(compared.samples.values, compared.test.values)
+    return {"kid": value, "kid_deviation": deviation}
+
+
+def prdc(compared: Compared) -> dict[str, float]:
+    """Precision, recall, density and coverage of the test images."""
+    test = compared.test
+    return precision_recall_density_coverage(
+        test.values, compared.samples.values, test.k, test.radii
+    )._asdict()
+
+
+METRICS: dict[str, Callable[[Compared], dict[str, float]]] = {
+    "frechet": frechet,
+    "kid": kid,
+    "prdc": prdc,
+}
+
+
 def judge(
     network: FeatureNetwork,
     sets: Sets,
@@ -35,13 +96,12 @@ def judge(
     * reconstructions_to_test: what decoding costs, without any sampling;
     * train_reconstructions_to_reconstructions: of training to those of test images, a reference
       for the self-FD; samples may well have less;
-    * for each sampler `to_test` and `to_reconstructions` (self-FD), the kernel distance to the test
-      images and precision, recall, density and coverage of them.
+    * for each sampler, what the functions in METRICS give.
 
     Args:
       network: what the features are of.
       sets: the images.
-      metrics: which of "frechet", "kid", "prdc" to take.
+      metrics: names in METRICS; others are left out.
       say: told what is being done.
 
     Returns:
@@ -54,35 +114,26 @@ def judge(
     def extract(images, what):
         say(f"{network.name}: {what}")
         try:
-            return finite_rows(network.extract(images), f"the features of {what}")
+            return Features(finite_rows(network.extract(images), f"the features of {what}"))
         except ValueError as error:
             raise UserError(f"{network.name}: {error}") from error
 
     test = extract(sets.test, "the test images")
     reconstructions = extract(sets.reconstructions, "their reconstructions")
     train = extract(sets.train_reconstructions, "training images' reconstructions")
-    numbers = {"network": network.name, "distance": network.distance, **network.about}
-    of_test, of_reconstructions = moments(test), moments(reconstructions)
+    numbers = {"network": network.name, "distance": network.distance, **network.about, "notes": []}
     if "frechet" in metrics:
-        numbers["reconstructions_to_test"] = frechet_distance(of_reconstructions, of_test)
+        numbers["reconstructions_to_test"] = frechet_distance(reconstructions.moments, test.moments)
         numbers["train_reconstructions_to_reconstructions"] = frechet_distance(
-            moments(train), of_reconstructions
+            train.moments, reconstructions.moments
         )
-    note = rank_note(of_test, of_reconstructions)
-    numbers["notes"] = [note] if note and "frechet" in metrics else []
-    k = min(5, len(test) - 1)
-    if "prdc" in metrics:
-        real_radii = radii(test, k)
+        note = rank_note(test.moments, reconstructions.moments)
+        numbers["notes"] = [note] if note else []
     numbers["samplers"] = {}
     for name, images in sets.samples.items():
         samples = extract(images, f"samples of {name}")
-        row = numbers["samplers"][name] = {}
-        if "frechet" in metrics:
-            of_samples = moments(samples)
-            row["to_test"] = frechet_distance(of_samples, of_test)
-            row["to_reconstructions"] = frechet_distance(of_samples, of_reconstructions)
-        if "kid" in metrics:
-            row["kid"], row["kid_deviation"] = kernel_distance(samples, test)
-        if "prdc" in metrics:
-            row |= precision_recall_density_coverage(test, samples, k, real_radii)._asdict()
+        row: dict[str, float] = {}
+        for metric in (metric for metric in METRICS if metric in metrics):
+            row |= METRICS[metric](Compared(samples, test, reconstructions))
+        numbers["samplers"][name] = row
     return numbers

@@ -1,0 +1,26 @@
+"""CelebA at 64x64, n = 200, with any method: --config=configs/celeba.py:METHOD.
+
+Command: python main.py --config=configs/celeba.py:rae
+Run time: not measured on CelebA; it is meant for an accelerator. See celeba_standard.py for the
+  data; a folder of own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar, default
+
+
+def get_config(method: str = "standard") -> ConfigDict:
+    config = default.get_config(method)
+    config.data.name = "celeb_a"
+    config.data.flip = True
+    config.data.crop = 148  # the face, as is usual
+    config.data.size = 64
+    config.model.latent_dim = 200
+    config.model.stages = (32, 64, 128, 256)
+    config.train.epochs = 100
+    config.train.decay_epochs = (90,)
+    config.update_from_flattened_dict(cifar.SETTINGS.get(method, {}))
+    if config.loss.annealing != "none":
+        config.loss.annealing_epochs = 33  # a third of the run, as in the paper
+    return config

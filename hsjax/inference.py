@@ -1,0 +1,125 @@
+"""A trained model on any number of images or latents, in jitted batches."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics
+from jax import Array
+
+from hsjax import batches, devices, train
+from hsjax.errors import UserError
+
+
+class Inference(NamedTuple):
+    """The functions of a trained model, jitted."""
+
+    encode: Callable  # (state, uint8 [B, H, W, C]) -> posterior of [B, n]
+    decode: Callable  # (state, [B, n]) -> [B, H, W, C] in [0, 1]
+    errors: Callable  # (state, uint8 [B, H, W, C], z [B, n]) -> squared error [B], summed
+    terms: Callable  # (objective, state, posterior, key, images, labels) -> scalars by name
+    prior: Callable  # (objective, state, key, count) -> [count, n]: where the method samples
+
+
+def build_inference(
+    setup: train.Setup, latent_scale: float = 1.0, batch_norm: str = "running"
+) -> Inference:
+    """The functions of a run's model on images as they are in the data.
+
+    The decoder gets its latents times latent_scale, after the projection if the model projects.
+    BatchNorm takes its running statistics, or those of the batch if batch_norm is "batch".
+    The devices of this process share the rows of what they are given; a state is on all of them.
+    """
+    by_batch = batch_norm == "batch"
+    split = functools.partial(devices.split, devices=jax.local_devices())
+
+    def encode(state, images):
+        return setup.model(state).encode(batches.prepare(split(images)), train=by_batch)
+
+    def decode(state, z):
+        return setup.model(state).decode(split(z), train=by_batch, scale=latent_scale)
+
+    def errors(state, images, z):
+        return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
+
+    def terms(objective, state, posterior, key, images, labels):
+        return setup.method.regulariser(
+            objective.hyper,
+            posterior,
+            posterior.sample(key),
+            key=jax.random.fold_in(key, 1),
+            images=batches.prepare(images),
+            labels=labels,
+            params=state.params,
+            **setup.model(state).context(),
+        )
+
+    def prior(objective, state, key, count):
+        n, context = setup.config.model.latent_dim, setup.model(state).context()
+        return setup.method.prior(key, count, n, hyper=objective.hyper, **context)
+
+    return Inference(
+        jax.jit(encode),
+        jax.jit(decode),
+        jax.jit(errors),
+        jax.jit(terms),
+        jax.jit(prior, static_argnums=3),
+    )
+
+
+def embed(inference: Inference, state: train.TrainState, images, batch_size: int) -> Any:
+    """The posteriors of any number of uint8 images, as NumPy arrays.
+
+    Raises:
+      UserError: a number that is not finite.
+    """
+    parts = []
+    for indices, mask in batches.eval_batches(len(images), batch_size):
+        posterior = jax.device_get(inference.encode(state, images[indices]))
+        parts.append(jax.tree.map(lambda x, mask=mask: x[mask], posterior))
+    found = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    _check_finite("encoder", *jax.tree.leaves(found))
+    return found
+
+
+def decode(inference: Inference, state: train.TrainState, z, batch_size: int) -> np.ndarray:
+    """Images of latents [count, n] as they'd be saved: clipped, rounded, uint8 [count, H, W, C].
+
+    Raises:
+      UserError: an output that is not a finite number.
+    """
+    parts = []
+    for indices, mask in batches.eval_batches(len(z), batch_size):
+        images = np.asarray(inference.decode(state, z[indices]))[mask]
+        _check_finite("decoder", images)
+        parts.append(np.rint(255.0 * np.clip(images, 0.0, 1.0)).astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def _check_finite(part: str, *outputs: np.ndarray) -> None:
+    if not all(np.isfinite(x).all() for x in outputs):
+        raise UserError(f"the {part}'s output is not finite: the run has diverged, train it again")
+
+
+@jax.numpy_dtype_promotion("standard")  # which clu needs
+def mean_squared_error(
+    inference: Inference, state: train.TrainState, images, z, batch_size: int
+) -> float:
+    """Mean over all images of the squared error summed over an image's values."""
+    average = metrics.Average.empty()
+    for indices, mask in batches.eval_batches(len(images), batch_size):
+        errors = inference.errors(state, images[indices], z[indices])
+        part = metrics.Average.from_model_output(errors, mask=jnp.asarray(mask))
+        average = average.merge(part)
+    return float(average.compute())
+
+
+def example_images(
+    inference: Inference, state: train.TrainState, images: np.ndarray
+) -> tuple[np.ndarray, Array]:
+    """The first 16 uint8 images and their reconstructions, in [0, 1]."""
+    images = images[:16]
+    return images / np.float32(255.0), inference.decode(state, inference.encode(state, images).mean)

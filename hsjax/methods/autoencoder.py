@@ -1,0 +1,31 @@
+"""The plain autoencoder: no regulariser. With a mixture fitted to its latents it is hard to beat.
+
+"From variational to deterministic autoencoders" (Ghosh et al., 2020,
+https://arxiv.org/abs/1903.12436), AE in its table 1. Its `own` samples are N(0, I), which nothing
+pulls its latents to: choose a fitted sampler, such as gmm.
+"""
+
+import jax.numpy as jnp
+
+from hsjax import posteriors
+from hsjax.methods.base import Method, no_variables, normal, outputs_of_point
+
+
+def hyper(n: int) -> tuple[()]:
+    """Nothing."""
+    return ()
+
+
+def regulariser(hyper: tuple[()], posterior: posteriors.Point, z, **_) -> dict:
+    """0."""
+    return {"regulariser": jnp.zeros((), jnp.float32)}
+
+
+autoencoder = Method(
+    head=outputs_of_point,
+    hyper=hyper,
+    posterior=posteriors.point,
+    regulariser=regulariser,
+    prior=normal,
+    variables=no_variables,
+)

@@ -1,0 +1,83 @@
+"""What a latent-space method is, and what most of them have in common."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Method(NamedTuple):
+    """A latent space: what the encoder says, what pulls on it, where new latents come from.
+
+    All but the last are module-level pure functions, so that a method is a static argument of jit.
+    Its numbers, `hyper`, travel beside it as a pytree: runs that differ in numbers share a program.
+
+    Some functions get a context by keyword. They name what they use of it and end with `**_`:
+
+    * `variables`: what `variables` made, as training has changed it;
+    * `encode(images, train=False)` -> posterior of images in [0, 1], and `decode(z, train=False)`
+      -> images; BatchNorm takes its running statistics unless `train`;
+    * of `regulariser` alone: `key`, a random key; `images` [batch, height, width, channels] in
+      [0, 1]; `labels` int32 [batch], None for a set without; `params`, those of the networks: a
+      tree of arrays with "encoder" and "decoder".
+    """
+
+    head: Callable[[int], int]
+    """n -> how many numbers the encoder gives an image."""
+
+    hyper: Callable[..., Any]
+    """(n, **config.method) -> pytree. Its signature is the schema of the config: keyword arguments
+    with an annotation and a default each. It raises a ValueError that begins with a field's name.
+    """
+
+    posterior: Callable[..., Any]
+    """(outputs [batch, head], variables=...) -> posterior, see `hsjax.posteriors`."""
+
+    regulariser: Callable[..., dict[str, Array]]
+    """(hyper, posterior, z, **context) -> scalars: "regulariser", which β multiplies, and its parts
+    by name if it has any. z [batch, n] is a sample of the posterior.
+    """
+
+    prior: Callable[..., Array]
+    """(key, count, n, hyper=..., **context) -> new latents [count, n]: the sampler `own`."""
+
+    variables: Callable[..., dict]
+    """(key, n, hyper, shape) -> what is learned besides the networks, a tree of arrays by name; {}
+    if nothing is. `shape` is that of an image.
+    """
+
+    project: bool = False
+    """Whether the decoder gets √n z / ‖z‖, whatever model.project says."""
+
+
+class Bounds(NamedTuple):
+    """From where to where a number of a config may go."""
+
+    least: float
+    most: float = 1e30
+
+
+NonNegative = Annotated[float, Bounds(0.0)]
+Positive = Annotated[float, Bounds(1e-30)]  # in float32, 1e-300 would be 0
+
+
+def no_variables(key: Array, n: int, hyper: Any, shape: tuple[int, int, int]) -> dict:
+    """Nothing is learned besides the networks."""
+    return {}
+
+
+def normal(key: Array, count: int, n: int, **_) -> Array:
+    """New latents from N(0, I), [count, n]."""
+    return jax.random.normal(key, (count, n), jnp.float32)
+
+
+def outputs_of_gaussian(n: int) -> int:
+    """2n: μ and log σ² of each coordinate."""
+    return 2 * n
+
+
+def outputs_of_point(n: int) -> int:
+    """n: the latent itself."""
+    return n

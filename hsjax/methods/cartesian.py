@@ -1,0 +1,24 @@
+"""The KLD's pull in batch statistics of Cartesian coordinates (the paper), equation (3)."""
+
+from hsjax import losses, posteriors
+from hsjax.methods.base import Method, no_variables, normal, outputs_of_gaussian
+
+
+def hyper(n: int) -> tuple[()]:
+    """Nothing: the targets are those of the prior N(0, I)."""
+    return ()
+
+
+def regulariser(hyper: tuple[()], posterior: posteriors.Gaussian, z, **_) -> dict:
+    """Squared distance of μ from 0 and of σ from 1, equation (3)."""
+    return {"regulariser": losses.cartesian_kl(posterior.mean, posterior.std)}
+
+
+cartesian = Method(
+    head=outputs_of_gaussian,
+    hyper=hyper,
+    posterior=posteriors.gaussian,
+    regulariser=regulariser,
+    prior=normal,
+    variables=no_variables,
+)

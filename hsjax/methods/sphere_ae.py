@@ -1,0 +1,37 @@
+"""The spherical autoencoder (Zhao et al., 2019, https://arxiv.org/abs/1912.10233).
+
+No regulariser: codes are centred over their coordinates and normalised, there to length 1, here to
+√n. `own` treats N(0, I) likewise.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from hsjax import coordinates, posteriors
+from hsjax.methods.autoencoder import hyper, regulariser
+from hsjax.methods.base import Method, no_variables, normal, outputs_of_point
+
+
+def centre(z: Array) -> Array:
+    """Codes [..., n] less the mean of their coordinates, on the sphere of radius √n."""
+    return coordinates.project(z - jnp.mean(z, axis=-1, keepdims=True))
+
+
+def posterior(outputs: Array, **_) -> posteriors.Point:
+    """The centred and normalised code, [batch, n]."""
+    return posteriors.Point(centre(outputs))
+
+
+def prior(key: Array, count: int, n: int, **_) -> Array:
+    """Centred and normalised samples of N(0, I), [count, n]."""
+    return centre(normal(key, count, n))
+
+
+sphere_ae = Method(
+    head=outputs_of_point,
+    hyper=hyper,
+    posterior=posterior,
+    regulariser=regulariser,
+    prior=prior,
+    variables=no_variables,
+)

@@ -1,0 +1,437 @@
+"""Is the generation better at equal reconstruction error? The sweep of figure 2.
+
+    python -m hsjax.sweep --quick
+    python -m hsjax.sweep --config=configs/cifar.py
+        --n=50,200,1000 --seeds=0,1,2 --set train.epochs=300
+        standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
+
+trains and judges every (kind, strength, n, seed) under every sampler. A kind
+is a method, whose strength is loss.beta, or a setting of one. A finished run
+is one line of --out with its whole config; repeating the command does what is
+missing, and a run stopped halfway goes on from its checkpoint. Machines share
+the work with --shard=1/3, 2/3, 3/3, each with its own --out; --plot FILE ...
+draws all the lines of some files without training.
+"""
+
+import argparse
+import ast
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from hsjax import data, experiment, terminal, tradeoff
+from hsjax.config import method_fields, validate
+from hsjax.errors import UserError
+from hsjax.files import user_cache
+from hsjax.methods import METHODS
+from hsjax.terminal import command, tell
+
+
+class Kind(NamedTuple):
+    """A method, fields that it differs in from the config, and the field that is its strength."""
+
+    method: str
+    fields: dict[str, Any]
+    strength: str
+
+
+_COMPRESSED = {"loss.beta": 1.0, "loss.annealing": "sqrt", "model.project": True}
+_PUBLISHED = {
+    "method.spec": "published",
+    "loss.relative_beta": True,
+    "model.initialisation": "pytorch",
+    "train.adam_eps": 1e-5,
+}
+_PUBLISHED_ANGLES = _PUBLISHED | {"loss.annealing": "published_drop", "model.project": True}
+# Settings of the paper's method that have names; any method is a kind under its own name.
+SETTINGS = {
+    # The radius terms alone: a sphere without any compression.
+    "sphere": Kind("spherical", _COMPRESSED | {"method.angle_gain": 0.0}, "loss.beta"),
+    # The paper's: mean cosines to 1, spreads to the prior's.
+    "compressed": Kind("spherical", _COMPRESSED, "method.angle_gain"),
+    "half": Kind("spherical", _COMPRESSED | {"method.compression": "half"}, "method.angle_gain"),
+    # Mean and spread of all cosines to 0.
+    "spread": Kind(
+        "spherical",
+        _COMPRESSED | {"method.mean_target": 0.0, "method.spread_target": 0.0},
+        "method.angle_gain",
+    ),
+    # What the authors ran; "near" as later, with a posterior that is almost a point. σ's gain
+    # depends on the data set: --set method.std_angle_gain=50000 for MNIST.
+    "published": Kind("spherical", _PUBLISHED_ANGLES, "loss.beta"),
+    "published_half": Kind(
+        "spherical",
+        _PUBLISHED_ANGLES | {"method.compression": "half", "loss.annealing": "published"},
+        "loss.beta",
+    ),
+    "published_near": Kind(
+        "spherical", _PUBLISHED_ANGLES | {"method.std_radius": 0.001}, "loss.beta"
+    ),
+    "published_standard": Kind("standard", _PUBLISHED, "loss.beta"),
+}
+
+
+def kinds() -> dict[str, Kind]:
+    """Every method, with β as its strength, and the settings that have names."""
+    return {name: Kind(name, {}, "loss.beta") for name in METHODS} | SETTINGS
+
+
+QUICK = {
+    "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=0,3,10"],
+    "n": "16,32,64",
+    "set": ["train.epochs=60", "train.decay_epochs=(48,)"],
+}
+
+
+class Point(NamedTuple):
+    """One run of the sweep."""
+
+    kind: str
+    strength: float
+    n: int
+    seed: int
+
+    def __str__(self):
+        return f"{self.kind}-{self.strength:g}-n{self.n}-seed{self.seed}"
+
+
+def points(texts: list[str], dimensions: list[int], seeds: list[int]) -> list[Point]:
+    """All runs of "kind=strength,strength", seed by seed, so that what is there first is whole.
+
+    Raises:
+      UserError: an unknown kind or a strength that is no number.
+    """
+    pairs = []
+    for text in texts:
+        kind, _, strengths = text.partition("=")
+        if kind not in kinds():
+            raise UserError(f"{text!r}: the kind of model is one of {', '.join(kinds())}")
+        try:
+            pairs += [(kind, float(strength)) for strength in strengths.split(",")]
+        except ValueError:
+            raise UserError(f"{text!r}: write a kind as {kind}=0.1,0.3") from None
+    return [Point(*pair, n, seed) for seed, n, pair in itertools.product(seeds, dimensions, pairs)]
+
+
+def config_of(path: str, point: Point, changes: list[str]) -> ConfigDict:
+    """The config of a run: the file's, with the changes "FIELD=VALUE", then the point's own.
+
+    Annealing lasts a third of the epochs, as in the paper.
+
+    Raises:
+      UserError: no such file or field, or a value that does not fit it.
+    """
+    kind = kinds()[point.kind]
+    config = _base(path, kind.method)
+    config.train.checkpoints_kept = 1
+    config.sample.sampler = "projected_gaussian"
+    config.evaluate.feature_seeds = (0, 1, 2)
+    config.evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents")
+    for change in changes:
+        field, _, text = change.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text  # a plain word
+        _update(config, {field: value}, f"--set {change}")
+    _update(config, kind.fields | {kind.strength: point.strength}, str(point))
+    config.model.latent_dim, config.seed = point.n, point.seed
+    if config.loss.annealing != "none":
+        config.loss.annealing_epochs = -(-config.train.epochs // 3)
+    validate(config)
+    return config
+
+
+def _base(path: str, method: str | None = None) -> ConfigDict:
+    """The config of a file, with this method instead of its own."""
+    spec = importlib.util.spec_from_file_location("base", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise UserError(f"--config={path}: no such config file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if method is None:
+        return module.get_config()
+    if inspect.signature(module.get_config).parameters:
+        return module.get_config(method).lock()
+    config = module.get_config()
+    config.method = method_fields(method)
+    return config.lock()
+
+
+def _update(config, fields, source):
+    try:
+        config.update_from_flattened_dict(fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: {str(error).splitlines()[0]}") from error
+
+
+def identity(config: ConfigDict) -> dict:
+    """What a run depends on, as it comes back from JSON."""
+    tree = json.loads(json.dumps(config.to_dict()))
+    del tree["data"]["dir"]
+    return tree
+
+
+def read(paths: list[Path]) -> list[dict]:
+    """The finished runs of some files; a line cut off by a kill is left out."""
+    rows = []
+    for path in paths:
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def append(path: Path, row: dict) -> None:
+    """One line, in one write, after a line end whatever a kill left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * cut + json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def run(point: Point, config: ConfigDict, dataset: data.Dataset, workdir: Path) -> dict:
+    """Train and judge one point: its line. A run that diverges has no numbers, but why."""
+    started = time.monotonic()
+    row = {**point._asdict(), "config": identity(config)}
+    try:
+        row["numbers"] = experiment.train_and_evaluate(config, workdir, dataset=dataset)
+    except experiment.Diverged as error:
+        row["diverged"] = str(error)
+    device = jax.devices()[0]
+    return row | {
+        "seconds": time.monotonic() - started,
+        "device": f"{device.device_kind} ({device.platform})",
+        "versions": {name: version(name) for name in ("jax", "flax")},
+    }
+
+
+def distances(row: dict, key: str = "to_test") -> dict[str, float]:
+    """Of a run, by sampler: the mean over its feature networks."""
+    networks = row["numbers"]["generation"]
+    return {
+        name: float(np.mean([network["samplers"][name][key] for network in networks]))
+        for name in networks[0]["samplers"]
+    }
+
+
+def table(rows: list[dict], samplers: list[str]) -> str:
+    """A line for each (kind, strength, n): means over seeds, ± their deviation if several."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["n"], row["strength"]), []).append(row)
+
+    def cell(values):
+        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        return f"{np.mean(values):.4g}{spread}"
+
+    lines = [["kind", "n", "strength", "runs", "MSE (μ)", "MSE (z)", "k-NN", *samplers]]
+    for (kind, n, strength), group in sorted(groups.items()):
+        numbers = [row["numbers"] for row in group]
+        cells = [cell([m[key] for m in numbers]) for key in ("mse_sum", "mse_sum_sampled_z")]
+        labelled = all("knn_accuracy" in m for m in numbers)
+        cells.append(cell([m["knn_accuracy"] for m in numbers]) if labelled else "-")
+        cells += [cell([distances(row)[name] for row in group]) for name in samplers]
+        lines.append([kind, str(n), f"{strength:g}", str(len(group)), *cells])
+    return terminal.table(lines, heads=3)
+
+
+def equal_error(rows: list[dict], sampler: str, mse: float) -> dict[str, float]:
+    """Distance at this reconstruction error (sum, z = μ), by kind of model.
+
+    Seeds are averaged, and the points of a kind joined by straight lines in order of their error;
+    kinds that don't reach this error on both sides are left out. Rows are all of one n.
+    """
+    found = {}
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        by_strength: dict[float, list] = {}
+        for row in rows:
+            if row["kind"] == kind:
+                pair = row["numbers"]["mse_sum"], distances(row)[sampler]
+                by_strength.setdefault(row["strength"], []).append(pair)
+        front = sorted(tuple(np.mean(pairs, axis=0)) for pairs in by_strength.values())
+        errors, values = zip(*front, strict=True)
+        if errors[0] <= mse <= errors[-1]:
+            found[kind] = float(np.interp(mse, errors, values))
+    return found
+
+
+def plot(path: Path, rows: list[dict]) -> list[Path]:
+    """Figure 2 over n, and for each n over the strength; as far as there are two points to join."""
+    config, numbers = rows[0]["config"], rows[0]["numbers"]
+    networks = numbers["generation"]
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    footer = (
+        f"{Path(config['data']['name']).stem}, {config['train']['epochs']} epochs, "
+        f"{len(rows)} runs, seeds {seeds}; mean over {len(networks)} feature "
+        f"network{'s' * (len(networks) > 1)}, {numbers['sample_count']} samples, "
+        f"fitted to the {numbers['fit_split']} means"
+    )
+    dashed = {kind for kind, about in kinds().items() if about.method == kind}
+
+    def drawn(row, label):
+        return {
+            "label": label,
+            "style": "dashed" if row["kind"] in dashed else "solid",
+            **{key: row[key] for key in ("n", "seed", "strength")},
+            "mse": row["numbers"]["mse_per_value_x1000"],
+            "distances": distances(row),
+        }
+
+    dimensions = sorted({row["n"] for row in rows})
+    written = []
+    if len(dimensions) > 1:
+        betas = {kind for kind, about in kinds().items() if about.strength == "loss.beta"}
+        signs = {row["kind"]: "β" if row["kind"] in betas else "w" for row in rows}
+        labelled = [drawn(r, f"{r['kind']}, {signs[r['kind']]} {r['strength']:g}") for r in rows]
+        written.append((path.with_suffix(".png"), labelled, "n"))
+    for n in dimensions:
+        chosen = [drawn(row, row["kind"]) for row in rows if row["n"] == n]
+        if len({row["strength"] for row in chosen}) > 1:
+            written.append((path.with_name(f"{path.stem}_n{n}.png"), chosen, "strength"))
+    distance = f"{networks[0]['distance']}, samples against test"
+    for file, chosen, join in written:
+        tradeoff.tradeoff(file, chosen, footer, distance_name=distance, join=join)
+    return [file for file, _, _ in written]
+
+
+def report(path: Path, rows: list[dict], equal: list[float] | None = None) -> None:
+    """Print the table and what stands at equal error (quartiles if not given), draw the figures."""
+    for row in rows:
+        if "diverged" in row:
+            name = Point(*(row[field] for field in Point._fields))
+            tell(f"{name} diverged: {row['diverged']}")
+    rows = [row for row in rows if row.get("numbers", {}).get("generation")]
+    if not rows:
+        tell("no finished run yet")
+        return
+    samplers = list(distances(rows[0]))
+    distance = rows[0]["numbers"]["generation"][0]["distance"]
+    tell(f"\n{distance} of samples to test images, by sampler (± over seeds)")
+    tell(table(rows, samplers))
+    reference = rows[0]["kind"]
+    for n in sorted({row["n"] for row in rows}):
+        chosen = [row for row in rows if row["n"] == n]
+        errors = [row["numbers"]["mse_sum"] for row in chosen if row["kind"] == reference]
+        if len(set(errors)) < 2:
+            continue
+        tell(f"at equal MSE (sum, z = μ), n = {n}: distance over that of {reference}")
+        for mse in equal or np.linspace(min(errors), max(errors), 5)[1:-1]:
+            for sampler in samplers:
+                found = equal_error(chosen, sampler, mse)
+                mine = found.pop(reference, None)
+                if mine and found:
+                    cells = "  ".join(f"{kind} {v / mine:.2f}" for kind, v in found.items())
+                    tell(f"  MSE {mse:.3g}  {sampler:<18}  {reference} {mine:.4g}  {cells}")
+    for file in plot(path, rows):
+        tell(f"figure: {file}")
+
+
+@command
+def main() -> None:
+    """Do what is missing of the sweep, print, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "points",
+        nargs="*",
+        metavar="KIND=STRENGTH,...",
+        help=f"KIND is one of {', '.join(kinds())}",
+    )
+    parser.add_argument(
+        "--config",
+        default="configs/digits.py",
+        metavar="FILE",
+        help="config that all runs start from (%(default)s)",
+    )
+    parser.add_argument("--n", metavar="N,...", help="latent dimensions; the config's if not given")
+    parser.add_argument(
+        "--seeds", default="0", metavar="SEED,...", help="seeds of the runs (%(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the config in all runs; may be given several times",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/tradeoff/sweep.jsonl"),
+        metavar="FILE",
+        help="file that gets a line for each finished run (%(default)s)",
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/K", help="this machine's share of the runs"
+    )
+    parser.add_argument("--plot", nargs="+", type=Path, metavar="FILE", help="only draw these")
+    parser.add_argument(
+        "--equal",
+        type=float,
+        nargs="+",
+        metavar="MSE",
+        help="reconstruction errors to compare at; quartiles if not given",
+    )
+    parser.add_argument("--quick", action="store_true", help="digits, in ten minutes on two cores")
+    arguments = parser.parse_args()
+    if arguments.plot:
+        report(arguments.plot[0], read(arguments.plot), arguments.equal)
+    else:
+        sweep(arguments)
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """The runs of the command line that have no line yet, in order."""
+    quick: dict[str, Any] = QUICK if arguments.quick else {"points": [], "n": None, "set": []}
+    changes = quick["set"] + arguments.set
+    try:
+        n = arguments.n or quick["n"] or str(_base(arguments.config).model.latent_dim)
+        dimensions = [int(n) for n in n.split(",")]
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        shard, shards = map(int, arguments.shard.split("/"))
+    except ValueError as error:
+        raise UserError(f"--n, --seeds and --shard hold whole numbers: {error}") from error
+    wanted = points(arguments.points or quick["points"], dimensions, seeds)
+    if not wanted or not 1 <= shard <= shards:
+        raise UserError("give points such as standard=0.1,0.3, and a shard from 1/k to k/k")
+    configs = {
+        point: config_of(arguments.config, point, changes) for point in wanted[shard - 1 :: shards]
+    }
+    done = [row["config"] for row in read([arguments.out])]
+    missing = [point for point, config in configs.items() if identity(config) not in done]
+    tell(f"{len(missing)} of {len(configs)} runs are missing from {arguments.out}")
+    if missing:
+        if cache := user_cache():
+            jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+        config = configs[missing[0]]
+        dataset = data.of_config(config.data)
+        images: Any = jnp.asarray(dataset.train_images)  # once for all runs
+        dataset = dataset._replace(train_images=images)
+    for i, point in enumerate(missing):
+        tell(f"\n[{i + 1}/{len(missing)}] {point}")
+        workdir = arguments.out.with_suffix("") / str(point)
+        append(arguments.out, run(point, configs[point], dataset, workdir))
+    kept = [identity(config) for config in configs.values()]
+    rows = [row for row in read([arguments.out]) if row["config"] in kept]
+    report(arguments.out, rows, arguments.equal)
+
+
+if __name__ == "__main__":
+    main()
