@@ -1,15 +1,15 @@
 """Variational autoencoders whose latent space is written in hyperspherical coordinates.
 
-Importing hsjax gives the library, which needs JAX and NumPy alone (two samplers, once they are
-fitted, SciPy and scikit-learn):
+Importing hsjax gives the library, which needs JAX, NumPy and SciPy alone (one sampler, the mixture,
+scikit-learn once it is fitted):
 
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
 * `hsjax.losses`: the objectives, equations (1) to (6);
 * `hsjax.samplers`: where new latents come from.
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in
-`hsjax.models`, `hsjax.train`, `hsjax.evaluate` and `hsjax.experiment`. These are imported by name,
-as they load Flax, Orbax and more.
+`hsjax.models`, `hsjax.train`, `hsjax.evaluate` and `hsjax.experiment`. These are loaded when they
+are first asked for, as they need Flax, Orbax and more: `pip install 'hsjax[train]'`.
 
 Example:
   >>> import jax.numpy as jnp
@@ -19,7 +19,27 @@ Example:
   2.0
 """
 
+import importlib
+from types import ModuleType
+
 from hsjax import coordinates, losses, samplers
 
 __all__ = ["coordinates", "losses", "samplers"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A module that is asked for the first time, as in `from hsjax import train`.
+
+    Raises:
+      AttributeError: there is no such module.
+      ModuleNotFoundError: it needs a package that is not installed.
+    """
+    module = f"hsjax.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            raise AttributeError(f"module 'hsjax' has no attribute {name!r}") from None
+        message = f"{module} needs {error.name}, which is not installed: pip install 'hsjax[train]'"
+        raise ModuleNotFoundError(message, name=error.name) from None
