@@ -138,7 +138,8 @@ def test_overhead_measures_the_form_it_names(monkeypatch):
 
 
 def test_latents_scaled_by_one_are_those_that_evaluate_judges(config, tmp_path):
-    config.loss.kind, config.model.project = "standard", False
+    config.loss.kind, config.model.project, config.train.epochs = "standard", False, 1
+    config.evaluate.samplers, config.evaluate.metrics = ("prior",), ("frechet",)
     numbers = experiment.train_and_evaluate(config, tmp_path / "run")
     rows = scale.measure(tmp_path / "run", count=5000)
     assert [row["scale"] for row in rows] == list(scale.SCALES)

@@ -121,7 +121,8 @@ class Missing:
 sys.meta_path.insert(0, Missing)
 """
     command = (sys.executable, "-c", hide + code, *arguments)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # it is nearly all compilation
+    return subprocess.run(command, cwd=ROOT, env=quick, capture_output=True, text=True)
 
 
 def test_the_library_works_without_what_trains():
