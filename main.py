@@ -15,8 +15,12 @@ import sys
 import traceback
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+try:
+    from absl import app, flags, logging
+    from ml_collections import ConfigDict, config_flags
+except ModuleNotFoundError as missing:
+    print(f"error: {missing.name} is not installed: pip install -e '.[train]'", file=sys.stderr)
+    sys.exit(2)
 
 FLAGS = flags.FLAGS
 DEFAULT = str(Path(__file__).with_name("configs") / "default.py")
@@ -130,7 +134,10 @@ def _run() -> None:
     except ValueError as error:
         _fail(f"JAX can't start ({error}): mend that environment variable", 2)
 
-    from hsjax import devices, experiment
+    try:
+        from hsjax import devices, experiment
+    except ModuleNotFoundError as missing:
+        _fail(f"{missing.name} is not installed: pip install -e '.[train]'", 2)
     from hsjax.errors import UserError
     from hsjax.files import user_cache
     from hsjax.terminal import columns, tell

@@ -2,8 +2,9 @@
 
     python -m benchmarks.startup [--quick] [--out=FILE.json]
 
-Every start is a process of its own that goes the way of main.py up to the
-first step (on an accelerator, the first epoch, which is one program).
+Every start is a process of its own. It does what main.py does up to the first
+step (on an accelerator, the first epoch, which is one program), but for the
+files of the workdir that say what is run.
 `cifar_compressed` is that network on 2000 images of noise.
 """
 
@@ -15,14 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from unittest import mock
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import command, parser, text, write
-from hsjax import data, experiment, train
+from hsjax import data, devices, train
+from hsjax.checkpoints import Checkpoints
+from hsjax.logs import Records
 from hsjax.terminal import tell
 
 STAGES = ("import", "data", "initial", "order", "trace", "lower", "compile", "step")
@@ -33,40 +36,12 @@ Seconds from the command to the end of the first step: median (quartiles).
 Their stages, one after the other:
   import  until everything is imported
   data    the data set on the device, which starts here
-  initial workdir, initial state and logs: mostly compiling the initial state
+  initial initial state, checkpoints, logs: mostly compiling the initial state
   order   compiling what orders an epoch's images
   trace, lower, compile   the program of a step
   step    the first step
 """
 CONFIGS = ("digits_compressed", "cifar_compressed")
-
-
-class _FirstStep(Exception):
-    """Ends a run after its first step."""
-
-
-class _Staged:
-    """A jitted function that ends a stage when it has been traced, lowered and compiled."""
-
-    def __init__(self, jitted, end, stages):
-        self.jitted, self.end, self.stages = jitted, end, stages
-
-    def __call__(self, *arguments):
-        return self.jitted(*arguments)
-
-    def lower(self, *arguments):
-        before, trace, lower, _ = self.stages
-        self.end(before)
-        traced = self.jitted.trace(*arguments)
-        self.end(trace)
-        self.lowered = traced.lower()
-        self.end(lower)
-        return self
-
-    def compile(self):
-        compiled = self.lowered.compile()
-        self.end(self.stages[-1])
-        return compiled
 
 
 def first_step(config, load, begin: float) -> dict[str, float]:
@@ -82,37 +57,34 @@ def first_step(config, load, begin: float) -> dict[str, float]:
     def end(stage):
         seconds[stage] = time.monotonic() - begin - sum(seconds[s] for s in STAGES if s != stage)
 
-    def staged(*arguments):
-        programs = build(*arguments)
-        step = ("order", "trace", "lower", "compile")
-        return programs._replace(
-            order=_Staged(programs.order, end, ("initial", "order", "order", "order")),
-            step=_Staged(programs.step, end, step),
-            epoch=_Staged(programs.epoch, end, step),
-        )
-
-    def one_step(programs, objective, state, images, *, scan, **_):
-        run = programs.epoch if scan else programs.step
-        jax.block_until_ready(run(objective, state, images, programs.order(state)))
-        end("step")
-        raise _FirstStep
-
     end("import")
     dataset = load(config)
-    images = jax.block_until_ready(jnp.asarray(dataset.train_images))
+    images = devices.replicate(jax.block_until_ready(jnp.asarray(dataset.train_images)))
     end("data")
-    build = train.programs
-    with (
-        tempfile.TemporaryDirectory() as workdir,
-        mock.patch.object(train, "programs", staged),
-        mock.patch.object(train, "train_epoch", one_step),
-    ):
-        try:
-            experiment.train_and_evaluate(
-                config, workdir, dataset=dataset._replace(train_images=images)
-            )
-        except _FirstStep:
-            pass
+    with tempfile.TemporaryDirectory() as workdir:
+        path = Path(workdir)
+        experiment, state = train.create(config, images.shape[1:], len(images))
+        with (
+            Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints,
+            Records(path, 0, 0),
+        ):
+            checkpoints.probe()
+            objective, state = devices.replicate((train.objective(config), state))
+            jax.block_until_ready(state)
+            end("initial")
+            programs = train.programs(experiment, len(images))
+            order = programs.order.lower(state).compile()
+            arguments = objective, state, images, order(state)
+            end("order")
+            program = programs.epoch if train.runs_scan(config) else programs.step
+            traced = program.trace(*arguments)
+            end("trace")
+            lowered = traced.lower()
+            end("lower")
+            compiled = lowered.compile()
+            end("compile")
+            jax.block_until_ready(compiled(*arguments))
+            end("step")
     return seconds
 
 

@@ -1,7 +1,7 @@
 """Variational autoencoders whose latent space is written in hyperspherical coordinates.
 
-Importing hsjax gives the library, which needs JAX and NumPy alone (two samplers, once they are
-fitted, SciPy and scikit-learn):
+Importing hsjax gives the library, which needs JAX, NumPy and SciPy alone (one sampler, the mixture,
+scikit-learn once it is fitted):
 
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
 * `hsjax.statistics`: the mean and variance of these over a batch;
@@ -10,8 +10,8 @@ fitted, SciPy and scikit-learn):
 * `hsjax.samplers`: where new latents come from.
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in
-`hsjax.models`, `hsjax.train`, `hsjax.evaluate` and `hsjax.experiment`. These are imported by name,
-as they load Flax, Orbax and more.
+`hsjax.models`, `hsjax.train`, `hsjax.evaluate` and `hsjax.experiment`. These are loaded when they
+are first asked for, as they need Flax, Orbax and more: `pip install 'hsjax[train]'`.
 
 Example:
   >>> import jax.numpy as jnp
@@ -21,7 +21,27 @@ Example:
   2.0
 """
 
+import importlib
+from types import ModuleType
+
 from hsjax import coordinates, losses, methods, posteriors, samplers, statistics
 
 __all__ = ["coordinates", "losses", "methods", "posteriors", "samplers", "statistics"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A module that is asked for the first time, as in `from hsjax import train`.
+
+    Raises:
+      AttributeError: there is no such module.
+      ModuleNotFoundError: it needs a package that is not installed.
+    """
+    module = f"hsjax.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            raise AttributeError(f"module 'hsjax' has no attribute {name!r}") from None
+        message = f"{module} needs {error.name}, which is not installed: pip install 'hsjax[train]'"
+        raise ModuleNotFoundError(message, name=error.name) from None

@@ -5,6 +5,10 @@ image, whose rearranged operands don't fit a cache. Here a CPU sums products of 
 images at a time. Other platforms run the program that they would without this file.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -12,7 +16,18 @@ from jax.custom_derivatives import SymbolicZero
 
 from hsjax.coordinates import computed_in
 
+_OWN = ContextVar("_OWN", default=True)  # whether `convolve` has a derivative of its own
 _PIXELS = 2048  # of a group of images: the patches of 16 channels are about 1 MB
+
+
+@contextmanager
+def without_own_derivative() -> Iterator[None]:
+    """Programs that are traced inside have XLA's derivatives, to compare ours with them."""
+    token = _OWN.set(False)
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
 
 
 def convolve(x: Array, kernel: Array) -> Array:
@@ -32,7 +47,8 @@ def convolve(x: Array, kernel: Array) -> Array:
     inputs, outputs = kernel.shape[2:]
     # Small images fit a cache, and a loop takes longer to compile; from more inputs than outputs
     # there are too many patches; devices that share a batch would each have to gather its groups.
-    if x.shape[1] * x.shape[2] < 256 or inputs > outputs or jax.device_count() > 1:
+    small = x.shape[1] * x.shape[2] < 256
+    if small or inputs > outputs or jax.device_count() > 1 or not _OWN.get():
         return plain(x, kernel)
     return _convolve(x, kernel)
 

@@ -69,7 +69,7 @@ checkout = checkout.resolve()
 
 if not list(importlib.metadata.distributions(name="hsjax")):
     tpu, gpu = importlib.util.find_spec("libtpu"), shutil.which("nvidia-smi")
-    wanted = f"{checkout}{'[tpu]' if tpu else '[cuda]' if gpu else ''}"
+    wanted = f"{checkout}{'[tpu]' if tpu else '[cuda]' if gpu else '[train]'}"
     print("installing", wanted, flush=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
     # What this session had imported before stays the old version.

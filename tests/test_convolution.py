@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hsjax.convolution import convolve, plain
+from hsjax.convolution import convolve, plain, without_own_derivative
 
 # (batch, height, width, inputs, outputs, size): a batch that can't be split into pairs, sides that
 # differ, a kernel of even size, more inputs than outputs, and images too small for patches.
@@ -96,3 +96,5 @@ def test_only_a_cpu_gets_another_program(platform):
 
     assert operations(plain) == [2, 0, 0]
     assert operations(convolve) == ([1, 1, 1] if platform == "cpu" else [2, 0, 0])
+    with without_own_derivative():
+        assert operations(convolve) == [2, 0, 0]

@@ -383,9 +383,15 @@ def state_of(config, workdir):
         return checkpoints.restore(initial)
 
 
+def not_judged(config):
+    """Training alone, which is what is looked at."""
+    config.evaluate.features, config.evaluate.samplers, config.evaluate.metrics = "none", (), ()
+
+
 def test_a_streamed_run_is_the_resident_one_also_when_stopped_midway(
     config, tmp_path, undrawn, monkeypatch, capsys
 ):
+    not_judged(config)
     experiment.train_and_evaluate(config, tmp_path / "resident")
     assert "streamed" not in capsys.readouterr().out
     config.data.device_share = 0.0
@@ -424,6 +430,7 @@ def test_64x64_images_train(tmp_path, undrawn, capsys):
     config.data.device_share = 0.0
     config.model.stages = (2, 2, 4, 4)
     config.train.batch_size, config.train.epochs = 6, 1
+    not_judged(config)
     experiment.train_and_evaluate(config, tmp_path / "run")
     assert "12 training images of 64x64x3, 2 batches of 6 an epoch, str" in capsys.readouterr().out
     (row,) = read_metrics(tmp_path / "run")

@@ -17,6 +17,11 @@ from hsjax import train
 from hsjax.config import validate
 
 ROOT = Path(__file__).parents[1]
+SMOKE = "--config=configs/smoke.py"
+NOT_JUDGED = (
+    *("--config.evaluate.features=none", "--config.evaluate.samplers=()"),
+    "--config.evaluate.metrics=()",
+)
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
 
@@ -54,8 +59,12 @@ def test_the_pairs_have_the_dimensions_of_the_paper():
 
 def test_smoke_run_then_evaluate(tmp_path):
     workdir = tmp_path / "run"
-    command = ("--config=configs/smoke.py", f"--workdir={workdir}", "--config.model.latent_dim=5")
-    done = main(*command)
+    fields = (
+        "model.latent_dim=5",
+        "evaluate.feature_steps=60",
+        "evaluate.samplers=('prior','vmf')",
+    )
+    done = main(SMOKE, f"--workdir={workdir}", *(f"--config.{field}" for field in fields))
     assert done.returncode == 0, done.stderr
     assert "n = 5" in done.stdout
     assert "epoch 2/2" in done.stdout
@@ -89,7 +98,7 @@ def test_smoke_run_then_evaluate(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, text, tmp_path):
-    done = main("--config=configs/smoke.py", f"--workdir={tmp_path / 'run'}", *arguments)
+    done = main(SMOKE, f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if not line.startswith("W")]
     assert len(lines) == 1, done.stderr
@@ -113,7 +122,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, text, tmp_path):
 def test_what_keeps_jax_from_starting_is_one_line(variable, value, text, tmp_path):
     if value == "cuda" and importlib.util.find_spec("jax_plugins"):
         pytest.skip("JAX can have a CUDA plugin here")
-    done = main("--config=configs/smoke.py", f"--workdir={tmp_path}", **{variable: value})
+    done = main(SMOKE, f"--workdir={tmp_path}", **{variable: value})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {text}")
@@ -126,28 +135,33 @@ def test_the_help_fits_80_columns_and_names_the_file_of_all_fields():
     assert "configs/default.py lists every field" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_and_the_same_command_goes_on(number, tmp_path):
-    command = ("--config=configs/smoke.py", f"--workdir={tmp_path}")
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *command, "--config.train.epochs=100000"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as run:
-        for line in run.stdout:
-            if line.startswith("epoch"):
-                break
-        time.sleep(0.2)
-        run.send_signal(number)
-        output, errors = run.communicate(timeout=60)
-    assert run.returncode == 128 + number, errors
-    assert "repeat the command to continue" in output
-    assert "Traceback" not in errors
-    epochs = len((tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert epochs >= 1
+def test_ctrl_c_and_sigterm_save_and_the_same_command_goes_on(tmp_path):
+    command = (SMOKE, f"--workdir={tmp_path}", *NOT_JUDGED)
+    epochs = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = epochs
+        with subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), *command, "--config.train.epochs=100000"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        ) as run:
+            lines = []
+            for line in run.stdout:
+                lines.append(line)
+                if line.startswith("epoch"):
+                    break
+            time.sleep(0.2)
+            run.send_signal(number)
+            output, errors = run.communicate(timeout=60)
+        assert run.returncode == 128 + number, errors
+        assert "repeat the command to continue" in output
+        assert "Traceback" not in errors
+        epochs = len((tmp_path / "metrics.jsonl").read_text().splitlines())
+        assert epochs > before
+        assert any("continuing" in line for line in lines) == (before > 0)
     done = main(*command, f"--config.train.epochs={epochs + 2}")
     assert done.returncode == 0, done.stderr
     assert "continuing" in done.stdout

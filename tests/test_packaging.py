@@ -1,11 +1,14 @@
 """What is shipped: an sdist that can test itself, a wheel that works outside of the checkout."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 import site
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -13,6 +16,21 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOT_SOURCE = (".*", "*.egg-info", "__pycache__", "_build", "build", "dist", "runs")
+LIBRARY = """
+import jax, jax.numpy as jnp, numpy as np, hsjax
+from hsjax import coordinates, losses, samplers, statistics
+
+z = jax.random.normal(jax.random.key(0), (20, 6))
+np.testing.assert_allclose(coordinates.to_cartesian(*coordinates.to_spherical(z)), z, atol=1e-5)
+assert float(coordinates.radius(jnp.array([3.0, 4.0]))) == 5.0
+spec = losses.paper_spec(6, compression="full")
+loss = lambda mean: losses.total(losses.spherical_kl(mean, jnp.ones_like(mean), spec), spec)
+assert jnp.abs(jax.jit(jax.grad(loss))(z)).sum() > 0
+assert statistics.coordinate_moments(z, 1e-3)[0].shape == (6,)
+for name, sampler in samplers.SAMPLERS.items():
+    if name != "projected_gmm":  # which scikit-learn fits
+        assert sampler.sample(sampler.fit(z), jax.random.key(1), 3).shape == (3, 6)
+"""
 
 
 def run(*command, **options):
@@ -73,3 +91,80 @@ def test_installed_wheel_works_outside_of_the_checkout(archives, tmp_path):
     assert Path(file).is_relative_to(environment)
     assert archives[1].name.split("-")[1] == version
     assert float(radius) == 5.0
+
+
+def of_train():
+    """The names under which the packages of the extra `train` are imported."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {name_of(line) for line in project["optional-dependencies"]["train"]}
+    names = importlib.metadata.packages_distributions().items()
+    found = {name for name, owners in names if wanted & set(map(name_of, owners))}
+    assert found >= {"PIL", "absl", "clu", "flax", "grain", "matplotlib", "ml_collections", "optax"}
+    assert found >= {"orbax", "sklearn", "tensorboardX", "tensorflow_datasets", "threadpoolctl"}
+    return found
+
+
+def name_of(requirement):
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def without_train(code, *arguments):
+    """Run code where the packages of the extra `train` can't be found."""
+    hide = f"""
+import sys
+
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(of_train())}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing)
+"""
+    command = (sys.executable, "-c", hide + code, *arguments)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # it is nearly all compilation
+    return subprocess.run(command, cwd=ROOT, env=quick, capture_output=True, text=True)
+
+
+def test_the_library_works_without_what_trains():
+    done = without_train(LIBRARY)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("from hsjax import train", "hsjax.train needs flax, which is"),
+        ("import hsjax; hsjax.figures.tile", "hsjax.figures needs matplotlib, which is"),
+        ("from hsjax import coordinate", "cannot import name 'coordinate' from 'hsjax'"),
+    ],
+)
+def test_what_is_not_there_is_named(code, line):
+    done = without_train(code)
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert line in last
+    assert ("pip install 'hsjax[train]'" in last) == ("needs" in line)
+
+
+def test_the_command_says_what_to_install():
+    done = without_train("import runpy; runpy.run_path('main.py', run_name='__main__')")
+    assert done.returncode == 2
+    assert done.stderr == "error: absl is not installed: pip install -e '.[train]'\n"
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_brings_three_packages_and_what_they_need(archives, tmp_path):
+    """It installs from an index: a network, or pip's own settings for another."""
+    environment = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", archives[1])
+    listed = run(python, "-m", "pip", "list", "--format=freeze").split()
+    packages = {name_of(line) for line in listed} - {"pip", "setuptools"}
+    folder = next(environment.glob("lib/python*/site-packages"))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{len(packages)} packages, {size / 1e6:.0f} MB with pip: {' '.join(sorted(packages))}")
+    assert packages >= {"hsjax", "jax", "jaxlib", "numpy", "scipy"}
+    assert len(packages) <= 8
+    elsewhere = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    run(python, "-W", "error", "-c", LIBRARY, cwd=tmp_path, env=elsewhere)
