@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     train.debug_nans = False
 
     config.sample = sample = ConfigDict()
-    # Where new latents come from: see hsjax/samplers.py.
+    # Where new latents come from: see hsjax/samplers/.
     sample.sampler = "prior"
     sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
     sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller

@@ -5,6 +5,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import pkgutil
 import re
 import subprocess
 import sys
@@ -53,9 +54,12 @@ def test_the_pages_with_code_are_found():
 
 @pytest.mark.parametrize("name", ["hsjax", "hsjax.coordinates", "hsjax.losses", "hsjax.samplers"])
 def test_examples_in_docstrings(name):
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.attempted >= 4
-    assert not found.failed
+    module = importlib.import_module(name)
+    files = pkgutil.iter_modules(module.__path__) if name == "hsjax.samplers" else ()
+    parts = [importlib.import_module(f"{name}.{file.name}") for file in files]
+    found = [doctest.testmod(part) for part in (module, *parts)]
+    assert sum(result.attempted for result in found) >= 4
+    assert not any(result.failed for result in found)
 
 
 def test_importing_the_library_loads_neither_network_nor_plotting_libraries():

@@ -1,0 +1,67 @@
+"""Where new latents come from: a file for each law, and in it what fits, samples and weighs it.
+
+A sampler has `fit(means, **context)`, `sample(parameters, key, count)` and, if its law has a
+density, `log_prob(parameters, z)`; see `Sampler`.
+
+Means are the encoder's, [count, n], which are called embeddings here. `fit` runs once, on the host
+in float64, and raises a ValueError for fewer than 2 embeddings, a NaN, or a number beyond 1e30;
+means alone do for all but `own`, which takes the method's `prior` by keyword. `sample` is pure JAX
+with an explicit key, jittable with a static count, and returns float32 [count, n]. A model with
+`project` rescales every sample to √n when it decodes; a model without sees the radius drawn here,
+which is the embeddings' mean radius for every sampler on a sphere but `uniform_sphere`.
+
+`slerp` goes from one latent to another along the sphere.
+
+Example:
+  >>> import jax
+  >>> from hsjax import coordinates
+  >>> embeddings = jax.random.normal(jax.random.key(0), (500, 8)) + 1.0
+  >>> parameters = projected_gaussian.fit(embeddings)
+  >>> z = projected_gaussian.sample(parameters, jax.random.key(1), 1000)
+  >>> z.shape, bool(abs(coordinates.radius(z) - parameters.radius).max() < 1e-4)
+  ((1000, 8), True)
+  >>> projected_gaussian.log_prob(parameters, z).shape  # per area of that sphere
+  (1000,)
+"""
+
+from hsjax.samplers.angles import AngleCopula, angles
+from hsjax.samplers.base import Sampler
+from hsjax.samplers.gaussian import gaussian, projected_gaussian
+from hsjax.samplers.interpolation import slerp
+from hsjax.samplers.mixture import Mixture, gmm, projected_gmm
+from hsjax.samplers.own import own
+from hsjax.samplers.prior import prior
+from hsjax.samplers.sphere import uniform_sphere
+from hsjax.samplers.vmf import VonMisesFisher, concentration, mean_resultant_length, vmf
+
+__all__ = [
+    "SAMPLERS",
+    "AngleCopula",
+    "Mixture",
+    "Sampler",
+    "VonMisesFisher",
+    "angles",
+    "concentration",
+    "gaussian",
+    "gmm",
+    "mean_resultant_length",
+    "own",
+    "prior",
+    "projected_gaussian",
+    "projected_gmm",
+    "slerp",
+    "uniform_sphere",
+    "vmf",
+]
+
+SAMPLERS = {
+    "own": own,
+    "prior": prior,
+    "uniform_sphere": uniform_sphere,
+    "vmf": vmf,
+    "gaussian": gaussian,
+    "gmm": gmm,
+    "projected_gaussian": projected_gaussian,
+    "projected_gmm": projected_gmm,
+    "angles": angles,
+}
