@@ -1,7 +1,7 @@
 """Variational autoencoders whose latent space is written in hyperspherical coordinates.
 
-Importing hsjax gives the library, which needs JAX and NumPy alone (two samplers, once they are
-fitted, SciPy and scikit-learn):
+Importing hsjax gives the library, which needs JAX and NumPy alone (three samplers, to be fitted,
+SciPy and scikit-learn):
 
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
 * `hsjax.losses`: the objectives, equations (1) to (6);

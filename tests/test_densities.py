@@ -1,5 +1,6 @@
 """log_prob of each sampler against closed forms, SciPy, quadrature and the samples themselves."""
 
+import functools
 import importlib
 import math
 
@@ -27,6 +28,7 @@ def cloud(n, count=300, spread=0.4):
     return (x + np.linspace(0.5, 1.0, n)).astype(np.float32)
 
 
+@functools.cache
 def fitted(name, n):
     parameters = SAMPLERS[name].fit(cloud(n))
     radius = getattr(parameters, "radius", n**0.5)
@@ -34,7 +36,17 @@ def fitted(name, n):
 
 
 def weigh(name, parameters, z):
-    return np.asarray(SAMPLERS[name].log_prob(parameters, z), np.float64)
+    return np.asarray(jitted(name)(parameters, z), np.float64)
+
+
+@functools.cache
+def jitted(name):
+    return jax.jit(SAMPLERS[name].log_prob)
+
+
+@functools.cache
+def gradient(name):
+    return jax.jit(jax.grad(lambda z, parameters: SAMPLERS[name].log_prob(parameters, z).sum()))
 
 
 def test_those_with_a_density():
@@ -113,11 +125,7 @@ def test_a_singular_covariance_has_no_density(name):
         parameters = SAMPLERS[name].fit(x)
         z = jnp.ones((3, 6))
         assert np.all(weigh(name, parameters, z) == -np.inf)
-        assert not np.isnan(jax.grad(lambda z, p=parameters: weigh_sum(name, p, z))(z)).any()
-
-
-def weigh_sum(name, parameters, z):
-    return SAMPLERS[name].log_prob(parameters, z).sum()
+        assert not np.isnan(gradient(name)(z, parameters)).any()
 
 
 def test_a_singular_component_leaves_the_others():
@@ -157,16 +165,17 @@ def test_a_density_on_the_sphere_integrates_to_1(name, n):
 
 
 @pytest.mark.parametrize("name", ON_SPHERE)
-@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("n", [2, 4])
 def test_samples_agree_with_their_density(name, n):
     """The mean of 1/density over samples is the area, where the density is nowhere small."""
-    parameters = SAMPLERS[name].fit(cloud(n, spread=1.0))
+    x = np.random.default_rng(0).normal(size=(300, n)) + 0.3
+    parameters = SAMPLERS[name].fit(1.5 * x)
     radius = float(getattr(parameters, "radius", n**0.5))
     z = SAMPLERS[name].sample(parameters, jax.random.key(0), 50_000)
     inverse = np.exp(-weigh(name, parameters, z) - log_area(n, radius))
     error = inverse.std() / len(inverse) ** 0.5
     assert abs(inverse.mean() - 1.0) < 4 * error + 1e-4
-    assert error < 0.1
+    assert error < 0.05
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 50])
@@ -193,24 +202,22 @@ def test_vmf_density_of_a_tight_island_is_that_of_a_gaussian_around_it():
 
 @pytest.mark.parametrize("n", [2, 3, 8, 128, 1000])
 def test_the_integral_over_the_radius(n):
-    """In float64, against quadrature by forty digits' worth of parabolic cylinder functions."""
+    """In float64, against parabolic cylinder functions of forty digits."""
     means = [-200.0, -10.0, -1.0, 0.0, 1.0, 2.5, 10.0, 300.0]
     with jax.enable_x64(True):
-        found = np.asarray(log_radial(n, jnp.array(means)))
-        slope = np.asarray(
-            jax.vmap(jax.grad(lambda m: log_radial(n, m[None])[0]))(jnp.array(means))
-        )
-    for m, ours, derivative in zip(means, found, slope, strict=True):
+        found = jax.jit(log_radial, static_argnums=0)(n, jnp.array(means))
+        slope = jax.jit(jax.grad(lambda m: log_radial(n, m).sum()))(jnp.array(means))
+    for m, ours, derivative in zip(map(mpmath.mpf, means), found, slope, strict=True):
         with mpmath.workdps(40):
 
-            def log_moment(power, m=mpmath.mpf(m)):  # Γ(n) e^{-m²/4} D_{-n}(-m)
+            def log_moment(power, m):  # Γ(n) e^{-m²/4} D_{-n}(-m)
                 value = mpmath.gamma(power) * mpmath.exp(-m * m / 4) * mpmath.pcfd(-power, -m)
                 return mpmath.log(value)
 
-            expected = float(log_moment(n))
-            following = float(mpmath.exp(log_moment(n + 1) - log_moment(n)))
+            expected = float(log_moment(n, m))
+            following = float(mpmath.exp(log_moment(n + 1, m) - log_moment(n, m)))
         np.testing.assert_allclose(ours, expected, rtol=2e-9, atol=2e-8)
-        np.testing.assert_allclose(derivative, following - m, rtol=1e-6, atol=1e-6 * abs(m))
+        np.testing.assert_allclose(derivative, following - float(m), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [3, 128])
@@ -236,19 +243,19 @@ def test_the_projected_density_is_an_integral_along_a_ray(n):
 def test_a_density_is_of_float32_and_its_gradient_finite(name):
     parameters, _ = fitted(name, 5)
     z = jnp.asarray(cloud(5)[:20])
-    log_prob = jax.jit(SAMPLERS[name].log_prob)
+    log_prob = jitted(name)
     found = log_prob(parameters, z)
     assert found.shape == (20,)
     assert found.dtype == jnp.float32
     assert log_prob(parameters, z.astype(jnp.bfloat16)).dtype == jnp.float32
-    gradient = np.asarray(jax.grad(lambda z: log_prob(parameters, z).sum())(z))
-    assert np.isfinite(gradient).all()
+    slope = np.asarray(gradient(name)(z, parameters))
+    assert np.isfinite(slope).all()
     if name in ON_SPHERE:  # a density of directions doesn't change along the radius
-        size = 1e-4 * (1 + np.abs(gradient).max())
-        np.testing.assert_allclose(np.sum(gradient * np.asarray(z), axis=1), 0.0, atol=size)
+        size = 1e-4 * (1 + np.abs(slope).max())
+        np.testing.assert_allclose(np.sum(slope * np.asarray(z), axis=1), 0.0, atol=size)
     with pytest.raises(TypeError, match="z must be a floating-point"):
         log_prob(parameters, z.astype(jnp.int32))
     with jax.enable_x64(True):
-        wide = SAMPLERS[name].log_prob(parameters, z.astype(jnp.float64))
+        wide = log_prob(parameters, z.astype(jnp.float64))
     assert wide.dtype == np.float64
     np.testing.assert_allclose(found, wide, rtol=1e-4, atol=1e-4)
