@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from configs import default
 
 # Without those that run flax and optax, which do promote.
-PURE = ("test_coordinates", "test_losses", "test_samplers", "test_wild")
+PURE = ("test_coordinates", "test_densities", "test_losses", "test_samplers", "test_wild")
 
 
 @pytest.fixture(autouse=True)

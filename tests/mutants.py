@@ -471,45 +471,65 @@ test_features.py::test_it_learns_and_is_the_same_again
 - images = dataset.train_images
 + images = dataset.test_images
 
-samplers.py: mixture's weights ignored
+samplers/mixture.py: mixture's weights ignored
 test_samplers.py::test_a_mixture_draws_each_cluster_as_often_as_it_is_met
 - np.log(mixture.weights_)
 + 0.0 * mixture.weights_
 
-samplers.py: vMF: kappa of another dimension
+samplers/vmf.py: vMF: kappa of another dimension
 test_samplers.py::test_vmf_samples_pass_a_test_against_rejection
 - kappa = concentration(n,
 + kappa = concentration(n + 1,
 
-samplers.py: vMF fitted to the spread
+samplers/vmf.py: vMF fitted to the spread
 test_samplers.py::test_vmf_matches_mean_and_total_variance_of_what_it_was_fitted_to
 - units.mean(axis=0)
 + units.std(axis=0)
 
-samplers.py: covariance's root transposed
+samplers/mixture.py: covariance's root transposed
 test_samplers.py::test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud
 - matmul(noise, factor.T
 + matmul(noise, factor
 
-samplers.py: covariance for its root
+samplers/base.py: covariance for its root
 test_samplers.py::test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud
 - np.sqrt(np.maximum(values, 0.0))
 + np.maximum(values, 0.0)
 
-samplers.py: angles drawn independently
+samplers/angles.py: angles drawn independently
 test_samplers.py::test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud
-- _root(correlation),
+- root(correlation),
 + np.eye(len(correlation)),
 
-samplers.py: largest radius for the mean one
+samplers/base.py: largest radius for the mean one
 test_samplers.py::test_the_radius_is_the_mean_of_the_embeddings
 - radii.mean()
 + radii.max()
 
-samplers.py: uniform sphere not projected
+samplers/sphere.py: uniform sphere not projected
 test_samplers.py::test_samples_have_the_shape_and_follow_the_key
-- coordinates.project(_sample_prior(zeros, key, count))
-+ _sample_prior(zeros, key, count)
+- project(sample_normal(zeros, key, count))
++ sample_normal(zeros, key, count)
+
+samplers/vmf.py: density of the unit sphere
+test_densities.py::test_samples_agree_with_their_density
+- log_area(n, max(radius, 1e-30))
++ log_area(n)
+
+samplers/mixture.py: a component's volume forgotten
+test_densities.py::test_a_density_on_the_sphere_integrates_to_1
+- 0.5 * jnp.sum(jnp.log(variance)) +
++ 0.0 +
+
+samplers/mixture.py: a radius less in the projection
+test_densities.py::test_a_density_on_the_sphere_integrates_to_1
+- n * jnp.log(length)
++ (n - 1) * jnp.log(length)
+
+samplers/vmf.py: Debye's first term alone
+test_densities.py::test_functions_of_kappa_are_those_of_bessel_functions
+- (16.0 * order**2)
++ 1e300
 
 checkpoints.py: oldest checkpoint restored
 test_checkpoints.py::test_the_newest_comes_back_and_the_last_two_are_kept

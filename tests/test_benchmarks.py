@@ -19,7 +19,7 @@ from benchmarks import (
     tradeoff,
 )
 from configs import cifar_compressed
-from hsjax import batches, data, experiment, losses, statistics, train
+from hsjax import batches, data, losses, statistics, train
 from hsjax.inference import build_inference
 
 

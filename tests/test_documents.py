@@ -5,6 +5,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import pkgutil
 import re
 import subprocess
 import sys
@@ -60,9 +61,12 @@ DOCTESTED = [f"hsjax.{n}" for n in ("coordinates", "losses", "methods", "posteri
 
 @pytest.mark.parametrize("name", ["hsjax", *DOCTESTED, "hsjax.samplers"])
 def test_examples_in_docstrings(name):
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.attempted >= 2
-    assert not found.failed
+    module = importlib.import_module(name)
+    files = pkgutil.iter_modules(module.__path__) if name == "hsjax.samplers" else ()
+    parts = [importlib.import_module(f"{name}.{file.name}") for file in files]
+    found = [doctest.testmod(part) for part in (module, *parts)]
+    assert sum(result.attempted for result in found) >= 2
+    assert not any(result.failed for result in found)
 
 
 def test_importing_the_library_loads_neither_network_nor_plotting_libraries():

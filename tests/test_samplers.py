@@ -13,7 +13,8 @@ from scipy import stats
 from hsjax import coordinates, samplers
 from hsjax.samplers import SAMPLERS
 
-SPHERICAL = [name for name in SAMPLERS if name != "prior"]
+FITTED = [name for name in SAMPLERS if name != "own"]  # which has the method's prior instead
+SPHERICAL = [name for name in FITTED if name not in ("prior", "gaussian", "gmm")]
 
 
 def embeddings(count=3000, n=6, spread=0.2):
@@ -28,7 +29,7 @@ def draw(name, x, count, key=0):
     return np.asarray(sampler.sample(sampler.fit(x), jax.random.key(key), count))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_samples_have_the_shape_and_follow_the_key(name):
     sampler = SAMPLERS[name]
     parameters = sampler.fit(embeddings())
@@ -42,6 +43,27 @@ def test_samples_have_the_shape_and_follow_the_key(name):
         np.testing.assert_allclose(np.linalg.norm(first, axis=1), 6**0.5, rtol=1e-5)
 
 
+def test_own_draws_from_the_prior_that_it_is_given():
+    def prior(scale, key, count):
+        return scale * jax.random.normal(key, (count, 3), jnp.float32)
+
+    prior, key = jax.tree_util.Partial(prior, jnp.float32(2.0)), jax.random.key(0)
+    own = SAMPLERS["own"]
+    parameters = own.fit(embeddings(), prior=prior, key=key, posterior=None)
+    z = jax.jit(own.sample, static_argnums=2)(parameters, key, 5)
+    np.testing.assert_allclose(z, prior(key, 5), rtol=1e-6)
+    with pytest.raises(TypeError, match="prior"):
+        own.fit(embeddings())
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_fit_takes_what_else_the_caller_has(name):
+    context = {"posterior": None, "key": jax.random.key(0), "prior": None, "decode": None}
+    expected = SAMPLERS[name].fit(embeddings(30))
+    found = SAMPLERS[name].fit(embeddings(30), **context, encode=None)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("name", ["prior", "uniform_sphere"])
 def test_prior_and_uniform_sphere_have_unit_covariance(name):
     z = draw(name, embeddings(), 50_000)
@@ -49,7 +71,9 @@ def test_prior_and_uniform_sphere_have_unit_covariance(name):
     np.testing.assert_allclose(np.cov(z, rowvar=False), np.eye(6), atol=0.04)
 
 
-@pytest.mark.parametrize("name", ["projected_gaussian", "projected_gmm", "angles"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "gmm", "projected_gaussian", "projected_gmm", "angles"]
+)
 def test_samplers_with_a_covariance_keep_mean_and_shape_of_the_cloud(name):
     x = embeddings(spread=0.1)
     z = draw(name, x, 50_000)
@@ -228,7 +252,7 @@ def test_equal_embeddings_give_equal_samples(name):
     np.testing.assert_allclose(draw(name, x, 20), x[:20], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_a_caller_may_have_numpy_raise(name):
     for x in (embeddings(count=200), 1e-30 * embeddings(count=30), pair(5, 1e-7)):
         expected = SAMPLERS[name].fit(x)
@@ -237,7 +261,7 @@ def test_a_caller_may_have_numpy_raise(name):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_samples_are_the_same_where_64_bits_are_enabled(name):
     expected = draw(name, embeddings(count=50), 20)
     with jax.enable_x64(True):
@@ -246,7 +270,7 @@ def test_samples_are_the_same_where_64_bits_are_enabled(name):
     np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SPHERICAL)
+@pytest.mark.parametrize("name", [*SPHERICAL, "gaussian"])
 @pytest.mark.parametrize("case", ["few", "two", "equal", "zero", "flat", "opposite"])
 def test_degenerate_embeddings_give_finite_samples(name, case):
     x = {

@@ -342,13 +342,16 @@ def test_shapes_and_dtypes_that_mean_nothing_are_named(call, text):
 # --------------------------------------------------------------------------------------- samplers
 
 
+FITTED = [name for name in SAMPLERS if name != "own"]  # which has the method's prior instead
+
+
 @functools.cache
 def sampled(name):
     return jax.jit(SAMPLERS[name].sample, static_argnums=2)
 
 
 @pytest.mark.parametrize("count", [2, 20])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_samplers_fitted_to_any_embeddings(name, count):
     @settings(max_examples=15, deadline=None)
     @given(arrays((count, 4), 9e29), st.sampled_from(["float32", "float64", "bfloat16"]), st.data())
@@ -361,7 +364,7 @@ def test_samplers_fitted_to_any_embeddings(name, count):
         assert np.isfinite(z).all(), x
         radii = np.linalg.norm(z.astype(np.float64), axis=1)
         mean = np.linalg.norm(x.astype(np.float64), axis=1).mean()
-        if name not in ("prior", "uniform_sphere") and mean > 1e-20:
+        if name not in ("prior", "uniform_sphere", "gaussian", "gmm") and mean > 1e-20:
             # A mixture around 0 without a spread has no direction.
             assert np.all((np.abs(radii / mean - 1) < 1e-4) | (radii == 0.0))
         bad = data.draw(BAD | st.just(1e31))
@@ -372,14 +375,14 @@ def test_samplers_fitted_to_any_embeddings(name, count):
     check()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FITTED)
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (0, 3), (1, 3), (5, 0), (5, 1), (2, 3, 4)])
 def test_what_no_sampler_can_be_fitted_to(name, shape):
     with pytest.raises(ValueError, match="both at least 2"):
         SAMPLERS[name].fit(np.ones(shape))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_no_sample_is_an_empty_array(name):
     parameters = SAMPLERS[name].fit(np.random.default_rng(0).normal(size=(5, 4)))
     assert sampled(name)(parameters, jax.random.key(0), 0).shape == (0, 4)

@@ -35,7 +35,7 @@ def fit(means, **_) -> AngleCopula:
     from scipy.stats import rankdata
 
     units, radius = directions(checked(means))
-    _, in_float32 = to_spherical(jnp.asarray(units, jnp.float32))
+    in_float32 = to_spherical(jnp.asarray(units, jnp.float32))[1]
     angles = np.asarray(in_float32, np.float64)
     # The last angle is a full turn: it is cut where the data is not, opposite to its mean.
     middle = np.angle(np.exp(1j * angles[:, -1]).mean())

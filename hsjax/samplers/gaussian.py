@@ -27,7 +27,7 @@ def fit(means, **_) -> Mixture:
     """
     embeddings = checked(means)
     covariance = np.cov(embeddings, rowvar=False)
-    _, radius = directions(embeddings)
+    radius = directions(embeddings)[1]
     centres, factors = embeddings.mean(axis=0)[None], root(covariance)[None]
     return Mixture(*float32(np.zeros(1), centres, factors, radius))
 

@@ -54,7 +54,7 @@ def fit(means, **_) -> Mixture:
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
         mixture.fit((embeddings - mean) / (scale or 1.0))
-    _, sphere = directions(embeddings)
+    sphere = directions(embeddings)[1]
     return Mixture(
         *float32(
             np.log(mixture.weights_),
@@ -141,9 +141,11 @@ def _log_mixture(parameters: Mixture, x: Array, log_density) -> Array:
     """Joint densities of component and x [count, n], summed over components one at a time."""
     log_weights, means, factors, _ = (a.astype(x.dtype) for a in parameters)
     variances = jnp.sum(factors * factors, axis=1)  # of the principal axes, [components, n]
-    usable = variances > 1e-12 * jnp.max(variances)
-    whole = jnp.all(usable, axis=1)
-    variances = jnp.where(usable, variances, 1.0)
+    whole = jnp.all(variances > 1e-12 * jnp.max(variances), axis=1)
+    # In the place of a singular one, N(mean, I): no derivative is NaN then.
+    variances = jnp.where(whole[:, None], variances, 1.0)
+    unit = jnp.eye(means.shape[1], dtype=x.dtype)
+    factors = jnp.where(whole[:, None, None], factors, unit[None])
 
     def component(part):
         log_weight, mean, factor, variance, whole = part
