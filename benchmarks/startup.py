@@ -63,18 +63,18 @@ def first_step(config, load, begin: float) -> dict[str, float]:
     end("data")
     with tempfile.TemporaryDirectory() as workdir:
         path = Path(workdir)
-        experiment, state = train.create(config, images.shape[1:], len(images))
+        setup, state = train.create(config, images.shape[1:], len(images))
         with (
             Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints,
             Records(path, 0, 0),
         ):
             checkpoints.probe()
-            objective, state = devices.replicate((train.objective(config), state))
+            objective, state = devices.replicate((train.build_objective(config), state))
             jax.block_until_ready(state)
             end("initial")
-            programs = train.programs(experiment, len(images))
+            programs = train.compile_programs(setup, len(images))
             order = programs.order.lower(state).compile()
-            arguments = objective, state, images, order(state)
+            arguments = objective, state, (images, None), order(state)
             end("order")
             program = programs.epoch if train.runs_scan(config) else programs.step
             traced = program.trace(*arguments)

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.measure import command, interleave, numbers, parser, ratio, text, write
 from benchmarks.overhead import COUNT, stepper
 from configs import cifar_compressed
-from hsjax import batches, convolution, devices, evaluate, train
+from hsjax import batches, convolution, devices, inference, train
 from hsjax.errors import UserError
 from hsjax.terminal import tell
 
@@ -102,10 +102,10 @@ def torch_network(torch_vae, device: str, dtype: str):
 def streamer(dtype: str, batch: int, steps: int):
     """As `stepper`, with images that come from the host through `batches.stream`."""
     config, images = config_of(dtype, batch), noise_images(COUNT)
-    experiment, state = train.create(config, SHAPE, COUNT)
-    programs, objective = train.programs(experiment, COUNT), train.objective(config)
+    setup, state = train.create(config, SHAPE, COUNT)
+    programs, objective = train.compile_programs(setup, COUNT), train.build_objective(config)
     order = np.asarray(programs.order(state))
-    ahead = batches.stream(images, np.tile(order, (10_000 // len(order), 1)))
+    ahead = batches.stream((images, None), np.tile(order, (10_000 // len(order), 1)))
     step = programs.batch.lower(objective, state, next(ahead)).compile()
 
     def run():
@@ -127,7 +127,7 @@ def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dic
     if other:
         torch_vae, device, _ = other
         config = config_of(dtype, batch)
-        objective = torch_vae.tensors(train.objective(config), device)
+        objective = torch_vae.tensors(train.build_objective(config), device)
         images = torch_vae.tensors(noise_images(COUNT), device).permute(0, 3, 1, 2).contiguous()
         order = torch_vae.torch.randint(COUNT, (steps, batch), device=device)
         for name, form in (
@@ -143,14 +143,14 @@ def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dic
 
 def evaluation(dtype: str, batch: int, rounds: int, count: int, other=None) -> dict:
     """Seconds a batch, [rounds], of each implementation."""
-    experiment, state = train.create(config_of(dtype, batch), SHAPE, COUNT)
+    setup, state = train.create(config_of(dtype, batch), SHAPE, COUNT)
     images = noise_images(count * batch)
 
     def judge(model, state):
-        latent = evaluate.embed(model, state, images, batch)
-        return evaluate.decode(model, state, latent.mean, batch)
+        latent = inference.embed(model, state, images, batch)
+        return inference.decode(model, state, latent.mean, batch)
 
-    functions = {"ours": partial(judge, evaluate.inference(experiment), state)}
+    functions = {"ours": partial(judge, inference.build_inference(setup), state)}
     if other:
         torch_vae, device, _ = other
         network = torch_network(torch_vae, device, dtype)

@@ -100,7 +100,7 @@ from scipy.special import betainc
 
 from benchmarks import measure
 from benchmarks.objective import objective
-from hsjax import batches, coordinates, data, evaluate, figures, losses, samplers, statistics, train
+from hsjax import batches, coordinates, data, evaluate, figures, inference, losses, samplers, statistics, train
 from hsjax.figures import BLUE, GREEN, HALO, LINES, ORANGE, RED, describe
 
 # %% [markdown]
@@ -308,13 +308,13 @@ def prepare(name):
         config.model.stages = (8,)
         config.evaluate.samplers = ("prior", "projected_gaussian")
         config.evaluate.feature_steps = 2
-    experiment, state = train.create(config, images.shape[1:], len(images))
+    setup, state = train.create(config, images.shape[1:], len(images))
     return SimpleNamespace(
         config=config,
-        experiment=experiment,
-        programs=train.programs(experiment, len(images)),
-        objective=train.objective(config),
-        model=evaluate.inference(experiment),
+        setup=setup,
+        programs=train.compile_programs(setup, len(images)),
+        objective=train.build_objective(config),
+        model=inference.build_inference(setup),
         state=state,
         rows=[],
     )
@@ -323,8 +323,9 @@ def prepare(name):
 def train_an_epoch(run):
     """One epoch more; its mean terms, by name, become a row."""
     start = time.perf_counter()
+    examples = images, None  # the labels are for methods that use them
     run.state = train.train_epoch(
-        run.programs, run.objective, run.state, images, scan=train.runs_scan(run.config)
+        run.programs, run.objective, run.state, examples, scan=train.runs_scan(run.config)
     )
     row = {name: float(values.mean()) for name, values in run.state.history.items()}
     run.rows.append(row | {"seconds": time.perf_counter() - start})
@@ -337,8 +338,8 @@ def draw_curves(panels):
     for (name, run), colour in zip(runs.items(), (BLUE, RED), strict=True):
         epochs, style = np.arange(1, len(run.rows) + 1), {"color": colour, "label": name}
         panels[0].plot(epochs, [row["mse"] for row in run.rows], **style)
-        panels[1].plot(epochs, [row["beta"] * row["kl"] for row in run.rows], **style)
-        test = evaluate.embed(run.model, run.state, digits.test_images, 100)
+        panels[1].plot(epochs, [row["beta"] * row["regulariser"] for row in run.rows], **style)
+        test = inference.embed(run.model, run.state, digits.test_images, 100)
         cosines = coordinates.cosines(test.mean).mean(axis=0)
         panels[2].plot(np.arange(1, len(cosines) + 1), cosines, "o-", markersize=3, **style)
     describe(panels[0], "Reconstruction error, sum over an image", "epoch")
@@ -364,7 +365,7 @@ for epoch in range(1, EPOCHS + 1):
         shown = time.monotonic()
 
 for name, run in runs.items():
-    run.step = float(np.median([row["seconds"] for row in run.rows])) / run.experiment.steps
+    run.step = float(np.median([row["seconds"] for row in run.rows])) / run.setup.steps
     print(f"{name}: mse {run.rows[-1]['mse']:.3f}, {1e3 * run.step:.2f} ms a step (median)")
 
 # %% [markdown]
@@ -377,7 +378,8 @@ for name, run in runs.items():
 
 # %%
 for run in runs.values():
-    run.found = evaluate.evaluate(run.config, run.experiment, run.model, run.state, digits)
+    parts = run.config, run.setup, run.objective, run.model, run.state
+    run.found = evaluate.evaluate(*parts, digits)
 
 numbers = {name: run.found.numbers for name, run in runs.items()}
 print(f"{'':42}" + "".join(f"{name:>12}" for name in runs))
@@ -451,12 +453,12 @@ for name, run in runs.items():
 
 # %%
 for name, run in runs.items():
-    means = evaluate.embed(run.model, run.state, digits.train_images, 100).mean
+    means = inference.embed(run.model, run.state, digits.train_images, 100).mean
     parameters = samplers.projected_gaussian.fit(means)
     z = samplers.projected_gaussian.sample(parameters, jax.random.key(2), 10)
     pairs = ((0, 1), (3, 4), (5, 6))
     path = [samplers.slerp(means[i], means[j], jnp.linspace(0, 1, 10)) for i, j in pairs]
-    decoded = evaluate.decode(run.model, run.state, np.concatenate([z, *path]), 20)
+    decoded = inference.decode(run.model, run.state, np.concatenate([z, *path]), 20)
     labels = [f"a {digits.train_labels[i]} to a {digits.train_labels[j]}" for i, j in pairs]
     figure, axes = plt.subplots(figsize=(7, 2.9), layout="constrained")
     axes.imshow(figures.tile(decoded, columns=10))
@@ -660,7 +662,7 @@ for epoch in range(1, last + 1):
 #   `python main.py --config=configs/digits_compressed.py`; the README lists the configs for MNIST
 #   and CIFAR10.
 # - Whether compression generates better, at equal reconstruction error:
-#   `python -m benchmarks.tradeoff --quick`, and [docs/results.md](../docs/results.md).
+#   `python -m hsjax.sweep --quick`, and [docs/results.md](../docs/results.md).
 # - What it costs on your accelerator: `python -m benchmarks.overhead`, and
 #   [docs/performance.md](../docs/performance.md).
 # - Every field of a config: [configs/default.py](../configs/default.py).
