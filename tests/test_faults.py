@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import gc
 import itertools
 import json
@@ -688,7 +689,7 @@ def test_where_files_cannot_be_locked_a_warning_says_so(tmp_path, monkeypatch, c
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files, "_flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     with files.locked(tmp_path):
         pass
     (warning,) = caplog.messages
