@@ -72,28 +72,22 @@ def read_npz(path: str | Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     Members are read to their end, which is where the zip checks their CRC: np.load stops early
     if damage made an array's header claim a smaller array.
     """
-    arrays = {}
+    arrays, reading = {}, ""
     try:
         with zipfile.ZipFile(path) as archive:
-            held = set(archive.namelist())
-            for name in (name for name in names if f"{name}.npy" in held):
-                try:
-                    with archive.open(f"{name}.npy") as member:
-                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            for reading in names:
+                if f"{reading}.npy" in archive.namelist():
+                    with archive.open(f"{reading}.npy") as member:
+                        arrays[reading] = np.lib.format.read_array(member, allow_pickle=False)
                         if member.read(1):
                             raise ValueError("bytes are left over after the array")
-                except Exception as error:  # a damaged file fails in a dozen ways
-                    raise UserError(
-                        f"{path}: {name} cannot be read ({reason(error)}): "
-                        "write it again with np.savez, as a plain array of numbers"
-                    ) from error
-    except UserError:
-        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: give data.name the path of an .npz") from error
-    except Exception as error:
+    except Exception as error:  # a damaged file fails in a dozen ways
+        what = f"{reading} cannot be read" if reading else "not a whole .npz file"
         raise UserError(
-            f"{path}: not a whole .npz file ({reason(error)}): write it again with np.savez"
+            f"{path}: {what} ({reason(error)}): "
+            "write it again with np.savez, as plain arrays of numbers"
         ) from error
     return arrays
 
