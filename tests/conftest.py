@@ -6,6 +6,7 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs compiled by one test, or by a command it starts, serve the next.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="hsjax-tests-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Decoded sets and feature networks too: never those of the user's home.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hsjax-tests-")
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and output would fold

@@ -399,6 +399,7 @@ def documents(tmp_path):
 
 
 def small(config):
+    config.loss.kind, config.model.stages = "standard", (2,)
     config.train.epochs, config.evaluate.features = 1, "none"
     config.evaluate.metrics = config.evaluate.samplers = ()
     return config
