@@ -18,8 +18,11 @@ from typing import BinaryIO
 
 import numpy as np
 from absl import logging
+from filelock import FileLock, Timeout, lock_descriptor
 
 from hsjax.errors import UserError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without answer
 
 
 def user_cache() -> Path | None:
@@ -69,28 +72,22 @@ def read_npz(path: str | Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     Members are read to their end, which is where the zip checks their CRC: np.load stops early
     if damage made an array's header claim a smaller array.
     """
-    arrays = {}
+    arrays, reading = {}, ""
     try:
         with zipfile.ZipFile(path) as archive:
-            held = set(archive.namelist())
-            for name in (name for name in names if f"{name}.npy" in held):
-                try:
-                    with archive.open(f"{name}.npy") as member:
-                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            for reading in names:
+                if f"{reading}.npy" in archive.namelist():
+                    with archive.open(f"{reading}.npy") as member:
+                        arrays[reading] = np.lib.format.read_array(member, allow_pickle=False)
                         if member.read(1):
                             raise ValueError("bytes are left over after the array")
-                except Exception as error:  # a damaged file fails in a dozen ways
-                    raise UserError(
-                        f"{path}: {name} cannot be read ({reason(error)}): "
-                        "write it again with np.savez, as a plain array of numbers"
-                    ) from error
-    except UserError:
-        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: give data.name the path of an .npz") from error
-    except Exception as error:
+    except Exception as error:  # a damaged file fails in a dozen ways
+        what = f"{reading} cannot be read" if reading else "not a whole .npz file"
         raise UserError(
-            f"{path}: not a whole .npz file ({reason(error)}): write it again with np.savez"
+            f"{path}: {what} ({reason(error)}): "
+            "write it again with np.savez, as plain arrays of numbers"
         ) from error
     return arrays
 
@@ -124,65 +121,41 @@ def locked(folder: Path) -> Iterator[None]:
       UserError: the folder can't be written, or another process, which is named, is using it.
     """
     file = folder / ".lock"
+
+    def sign(descriptor):
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError:
+            remove(file)
+            raise
+
+    lock = FileLock(file, blocking=False, on_acquired=sign)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(file)
-        try:
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        except OSError:
-            _unlock(file, lock)
-            raise
-    except OSError as error:
+        if file.is_symlink():
+            file.unlink()
+        lock.acquire()
+    except Timeout as error:
+        holder = file.read_text(errors="replace")[:1000] or "another process"
         raise UserError(
-            f"workdir {folder} can't be written ({error.strerror}): "
-            "mend that or choose another --workdir"
+            f"workdir {folder} is in use by {holder}: "
+            "wait for it, stop it, or choose another --workdir"
         ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(
+                f"workdir {folder} can't be written ({error.strerror}): "
+                "mend that or choose another --workdir"
+            ) from error
+        logging.warning(
+            "workdir %s can't be locked (%s): start no second run in it", folder, error.strerror
+        )
     try:
         yield
     finally:
-        _unlock(file, lock)
-
-
-def _lock(file: Path) -> int:
-    """The locked file's descriptor."""
-    while True:
-        if file.is_symlink():
-            file.unlink()
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            _flock(lock)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), os.stat(file)):
-                    return lock
-        except BlockingIOError as error:
-            holder = os.pread(lock, 1000, 0).decode(errors="replace") or "another process"
-            os.close(lock)
-            raise UserError(
-                f"workdir {file.parent} is in use by {holder}: "
-                "wait for it, stop it, or choose another --workdir"
-            ) from error
-        except OSError as error:
-            logging.warning(
-                "workdir %s can't be locked (%s): start no second run in it",
-                *(file.parent, error.strerror),
-            )
-            return lock
-        os.close(lock)  # its holder removed the file before it let go: this one is nobody's
-
-
-def _flock(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError as error:
-        raise OSError(errno.ENOSYS, "not on this system") from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _unlock(file: Path, lock: int) -> None:
-    with contextlib.suppress(OSError):
-        file.unlink()
-    os.close(lock)
+        remove(file)  # before it is released: then it may be another's
+        lock.release()
 
 
 def remove_orphans(folder: Path, pattern: str) -> None:
@@ -196,10 +169,7 @@ def remove_orphans(folder: Path, pattern: str) -> None:
 def _is_being_written(path: Path) -> bool:
     try:
         with open(path, "r+b") as file:
-            _flock(file.fileno())
-        return False
-    except BlockingIOError:
-        return True
+            return not lock_descriptor(file.fileno(), blocking=False)
     except OSError:  # a folder, or a file system without locks: whatever changed within the hour
         changed = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
         return time.time() - changed < 3600
@@ -254,7 +224,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "xb") as file:
             with contextlib.suppress(OSError):
-                _flock(file.fileno())  # remove_orphans asks for it
+                lock_descriptor(file.fileno(), blocking=False)  # remove_orphans asks for it
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -80,8 +80,8 @@ class Records:
 class _Events:
     """A file for TensorBoard, which a run can do without: a warning says when it has to.
 
-    Written at once: tensorboardX's own writer leaves that to a thread, and once this thread has
-    met an error, waits for it for ever.
+    Written at once: tensorboardX's SummaryWriter, as of 2.6.5, leaves that to a thread, and once
+    this thread has met an error, waits for it for ever.
     """
 
     def __init__(self, folder: Path, first_step: int):

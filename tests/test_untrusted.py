@@ -273,6 +273,14 @@ def test_inception_weights_from_elsewhere(marker, tmp_path):
         "pairs for a storage": b"\x80\x02"
         + pairs
         + b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nh\x3dNK\x01tQ.",
+        "pairs for a list of storages": b"".join(
+            pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})
+        )
+        + b"\x80\x02]q\x00"
+        + pairs
+        + b"h\x00h\x3da.",
+        "a memo of 34 GB": b"\x80\x02]r\xff\xff\xff\x7f.",
+        "an array of a terabyte": b"\x80\x05\x96" + struct.pack("<Q", 2**40),
         "a long number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
         "no end": b"\x80\x02",
         "paths": zipped({"../archive/data.pkl": b"\x80\x02}.", f"{marker}": b""}),
@@ -391,6 +399,7 @@ def documents(tmp_path):
 
 
 def small(config):
+    config.loss.kind, config.model.stages = "standard", (2,)
     config.train.epochs, config.evaluate.features = 1, "none"
     config.evaluate.metrics = config.evaluate.samplers = ()
     return config

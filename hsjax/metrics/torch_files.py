@@ -1,13 +1,13 @@
 """PyTorch's files of tensors, read without PyTorch and without executing anything in them.
 
-Such a file is a pickle that describes the tensors, and their bytes. The pickle is not loaded: a
-small interpreter runs the few opcodes a state dict needs and knows the few names of `_NAMES`.
+Such a file is a pickle that describes the tensors, and their bytes. The unpickler knows the few
+names and opcodes of a state dict, and ends at any other.
 """
 
 import io
-import pickletools
+import pickle
 import zipfile
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,11 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
     """A state dict as torch.save wrote it, in its format of today or that before 1.6.
 
     Args:
-      data: the file's bytes, float32 or int64 tensors of any layout in them.
+      data: the file's bytes; the tensors may have any layout, and numbers, texts, lists and dicts
+        may stand beside them.
 
     Returns:
-      The tensors by name, read-only views of the file's bytes.
+      The tensors by name, read-only views of the file's bytes; what else there is is left out.
 
     Raises:
       Unreadable: on any other bytes, whatever they are: damaged, cut short, compressed, or a pickle
@@ -53,14 +54,78 @@ class _Tensor(NamedTuple):
     hooks: Any = None
 
 
-_NAMES = {
-    "collections OrderedDict": lambda: {},
-    "torch._utils _rebuild_tensor": _Tensor,  # before 0.4
-    "torch._utils _rebuild_tensor_v2": _Tensor,
-    "torch._utils _rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
-    "torch FloatStorage": np.dtype("<f4"),
-    "torch LongStorage": np.dtype("<i8"),
+_NAMES: dict[str, Any] = {
+    "collections.OrderedDict": lambda: {},
+    "torch._utils._rebuild_tensor": _Tensor,  # before 0.4
+    "torch._utils._rebuild_tensor_v2": _Tensor,
+    "torch._utils._rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
+    "torch.BoolStorage": np.dtype("?"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.DoubleStorage": np.dtype("<f8"),
 }
+
+_PLAIN = [
+    getattr(pickle, opcode)[0]
+    for opcode in (
+        "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
+        "BINUNICODE SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND "
+        "APPENDS EMPTY_DICT BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL "
+        "REDUCE BINPERSID"
+    ).split()
+]
+
+
+def _refuse(*_):
+    raise ValueError("it holds more than tensors")
+
+
+def _check_keys(keys: list) -> None:
+    if not all(type(key) in (str, int) for key in keys):  # to hash pairs of pairs may take years
+        raise ValueError("it names something by more than a word or a number")
+
+
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves the memory a file asks for
+    """Builds plain data and the stand-ins above; calls nothing but `_NAMES`."""
+
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module, name):
+        if f"{module}.{name}" not in _NAMES:
+            raise ValueError(f"it names {module}.{name}: not only tensors")
+        return _NAMES[f"{module}.{name}"]
+
+    def persistent_load(self, description):
+        kind, dtype, key, _, count, *view = description
+        plain = isinstance(dtype, np.dtype) and type(key) is str
+        if kind != "storage" or not plain or any(view):
+            _refuse()
+        return self.storages.setdefault(key, _Storage(dtype, key, count))
+
+    def load_build(self):  # the _metadata of a state dict
+        self.stack.pop()
+
+    def load_setitem(self):
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    dispatch: ClassVar[dict[int, Any]] = dict.fromkeys(range(256), _refuse) | {
+        **{code: pickle._Unpickler.dispatch[code] for code in _PLAIN},
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.BUILD[0]: load_build,
+    }
 
 
 def _zip_tensors(data: bytes) -> dict[str, np.ndarray]:
@@ -71,116 +136,42 @@ def _zip_tensors(data: bytes) -> dict[str, np.ndarray]:
         if not stored or sum(file.file_size for file in files) > len(data):
             raise ValueError("it is compressed")  # and may hold more than fits in memory
         folder = next((f.filename for f in files if f.filename.endswith("/data.pkl")), "")[:-8]
-        state = _interpret(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        keys = {tensor.storage.key for tensor in state.values()}
-        return _arrays(state, {key: archive.read(f"{folder}data/{key}") for key in keys})
+        unpickler = _Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        state = unpickler.load()
+        contents = {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
+    return _arrays(state, contents)
 
 
 def _legacy_tensors(data: bytes) -> dict[str, np.ndarray]:
     """What it wrote before: five pickles, then each storage's length and bytes."""
     file = io.BytesIO(data)
-    magic, version, system, state, keys = (_interpret(file) for _ in range(5))
+    magic, version, system = (_Unpickler(file).load() for _ in range(3))
     if (magic, version, system["little_endian"]) != (0x1950A86A20F9469CFC6C, 1001, True):
         raise ValueError("not a PyTorch file")
-    sizes = {tensor.storage.key: tensor.storage.dtype.itemsize for tensor in state.values()}
-    contents = {}
+    unpickler = _Unpickler(file)
+    state, contents = unpickler.load(), {}
+    if (keys := _Unpickler(file).load()) != sorted(unpickler.storages):
+        raise ValueError("its list of storages is damaged")
     for key in keys:
-        size = int.from_bytes(file.read(8), "little") * sizes[key]
+        size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
         contents[key] = file.read(size)
     return _arrays(state, contents)
 
 
-def _arrays(state: dict[str, _Tensor], contents: dict[str, bytes]) -> dict[str, np.ndarray]:
+def _arrays(state: dict[str, Any], contents: dict[str, bytes]) -> dict[str, np.ndarray]:
     """Views of the bytes."""
     arrays = {}
-    for name, (storage, offset, shape, strides, *_) in state.items():
-        flat = np.frombuffer(contents[storage.key], storage.dtype)
+    for name, tensor in state.items():
+        if not isinstance(tensor, _Tensor):
+            continue
+        (dtype, key, count), offset, shape, strides, *_ = tensor
+        flat = np.frombuffer(contents[key], dtype)
         end = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if len(flat) != storage.count or min((offset, *shape, *strides)) < 0 or end >= len(flat):
+        whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
+        if not whole or len(flat) != count or end >= len(flat):
             raise ValueError(f"{name} is cut short")
         in_bytes = [stride * flat.itemsize for stride in strides]
         arrays[name] = np.lib.stride_tricks.as_strided(
             flat[offset:], shape, in_bytes, writeable=False
         )
     return arrays
-
-
-def _interpret(file: io.BytesIO) -> Any:
-    """One pickle, from where the file stands, as plain data and the stand-ins above.
-
-    Every opcode is decoded by pickletools, which runs none. Here they build tuples, lists and
-    dicts; a name that `_NAMES` lacks, or an opcode without a case, ends it.
-    """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark():
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    def put(keys, values):
-        if not all(type(key) is str for key in keys):  # to hash a tuple of tuples may take years
-            raise ValueError("it names something by more than a string")
-        stack[-1].update(zip(keys, values, strict=True))
-
-    argument: Any
-    for opcode, argument, _ in pickletools.genops(file):
-        match opcode.name:
-            case "PROTO":
-                pass
-            case "STOP":
-                return stack.pop()
-            case "MARK":
-                marks.append(len(stack))
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINUNICODE":
-                stack.append(argument)
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "TUPLE":
-                stack.append(tuple(since_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "APPEND":
-                item = stack.pop()
-                stack[-1].append(item)
-            case "APPENDS":
-                items = since_mark()
-                stack[-1].extend(items)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                put([key], [value])
-            case "SETITEMS":
-                items = since_mark()
-                put(items[::2], items[1::2])
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "GLOBAL":
-                if argument not in _NAMES:
-                    raise ValueError(f"it names {argument.replace(' ', '.')}: not only tensors")
-                stack.append(_NAMES[argument])
-            case "REDUCE":  # nothing else on the stack can be called than those of _NAMES
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(function(*arguments))
-            case "BINPERSID":
-                kind, dtype, key, _, count, *view = stack.pop()
-                plain = isinstance(dtype, np.dtype) and type(key) is str
-                if kind != "storage" or not plain or any(view):
-                    raise ValueError("it holds more than tensors")
-                stack.append(_Storage(dtype, key, count))
-            case "BUILD":
-                stack.pop()  # the _metadata of a state dict
-            case _:
-                raise ValueError(f"it holds more than tensors (opcode {opcode.name})")
-    raise ValueError("it is cut short")
