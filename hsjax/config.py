@@ -55,7 +55,9 @@ def _string(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    return _string(value) or ("" if value.strip() else "it must not be empty")
+    if type(value) is str and not value.strip():
+        return "it must not be empty"
+    return _string(value)
 
 
 def _whole(least: int, most: int = 1_000_000_000) -> _Rule:
@@ -206,21 +208,17 @@ def validate(config: ConfigDict) -> None:
     values = _flat(config.to_dict())
     name = str(values.get("method.name"))
     schema = _schema(name)
-    rules = {field: rule for field, (_, rule) in _FIELDS.items()} | {
-        "method.name": _one_of(METHODS)
-    }
+    rules = {"method.name": _one_of(METHODS)}  # first: the other fields of a method depend on it
+    rules |= {field: rule for field, (_, rule) in _FIELDS.items()}
     rules |= {f"method.{field}": _annotated(p.annotation) for field, p in schema.items()}
-    for field in values:
-        if field in rules:
-            continue
-        if schema and field.startswith("method."):
-            there = ", ".join(schema) or "none"
-            raise UserError(
-                f"{field} is no field of {name}, which has: {there}; another method is chosen with "
-                "--config=configs/DATA.py:METHOD"
-            )
-        if schema or not field.startswith("method."):
+    for field in sorted(values.keys() - rules.keys()):
+        if not field.startswith("method."):
             raise UserError(f"no such config field: {field}")
+        if name in METHODS:
+            raise UserError(
+                f"{field} is no field of {name}, which has: {', '.join(schema) or 'none'}; another "
+                "method is chosen with --config=configs/DATA.py:METHOD"
+            )
     for field, rule in rules.items():
         if field not in values:
             raise UserError(f"{field} is missing: start from the config of configs/default.py")

@@ -201,6 +201,27 @@ def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(images_file, tmp
     np.testing.assert_allclose(np.mean(z, axis=0), after, atol=1e-2)
 
 
+def test_labels_are_those_of_the_batchs_images(config):
+    """Every image is as bright as its label says, resident and streamed."""
+
+    def told(hyper, posterior, z, *, images, labels, **_):
+        brightness = 255.0 * images.mean(axis=(1, 2, 3))
+        return {"regulariser": jnp.max(jnp.abs(brightness - labels))}
+
+    labels = np.random.default_rng(0).permutation(44).astype(np.int32)
+    images = np.broadcast_to(labels[:, None, None, None], (44, 6, 10, 1)).astype(np.uint8)
+    with mock.patch.dict(METHODS, told=TOY._replace(regulariser=told)):
+        config.method = method_fields("told")
+        setup, state = train.create(config, (6, 10, 1), 44)
+        programs = train.compile_programs(setup, 44)
+        objective = train.build_objective(config)
+    for put in (jnp.asarray, np.asarray):
+        examples = put(images), put(labels)
+        copy = jax.tree.map(jnp.copy, state)
+        after = train.train_epoch(programs, objective, copy, examples, scan=False)
+        assert after.history["regulariser"].max() < 1e-3
+
+
 def test_a_plain_autoencoder_is_its_error_alone(images_file):
     config = tiny_config(images_file)
     config.method = method_fields("autoencoder")
