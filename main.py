@@ -15,12 +15,20 @@ import sys
 import traceback
 from pathlib import Path
 
+
+def _fail(error: Exception | str, status: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
 try:
+    import jax
     from absl import app, flags, logging
     from ml_collections import ConfigDict, config_flags
 except ModuleNotFoundError as missing:
-    print(f"error: {missing.name} is not installed: pip install -e '.[train]'", file=sys.stderr)
-    sys.exit(2)
+    _fail(f"{missing.name} is not installed: pip install -e '.[train]'", 2)
+except ValueError as error:
+    _fail(f"JAX can't start ({error}): mend that environment variable", 2)
 
 FLAGS = flags.FLAGS
 DEFAULT = str(Path(__file__).with_name("configs") / "default.py")
@@ -130,11 +138,6 @@ def main(_) -> None:
 
 def _run() -> None:
     try:
-        import jax
-    except ValueError as error:
-        _fail(f"JAX can't start ({error}): mend that environment variable", 2)
-
-    try:
         from hsjax import devices, experiment
     except ModuleNotFoundError as missing:
         _fail(f"{missing.name} is not installed: pip install -e '.[train]'", 2)
@@ -189,11 +192,6 @@ def _given() -> set[str]:
     flag = FLAGS["config"]
     groups = {"sample", "evaluate"} if flag.config_filename != DEFAULT else set()
     return {*flag.override_values, *groups}
-
-
-def _fail(error: Exception | str, status: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

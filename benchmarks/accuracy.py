@@ -8,9 +8,9 @@ has 64 bits of mantissa or more, such as x86-64.
 
 import numpy as np
 
-from benchmarks.measure import command, parser, write
+from benchmarks.measure import parser, write
 from hsjax import coordinates, devices
-from hsjax.terminal import tell
+from hsjax.terminal import command, tell
 
 LEGEND = """\
 Largest error over rows of several kinds, by n:

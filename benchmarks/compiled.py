@@ -24,7 +24,6 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks import overhead
 from benchmarks.measure import (
-    command,
     cumulative_statistics,
     masked_statistics,
     parser,
@@ -32,7 +31,7 @@ from benchmarks.measure import (
 )
 from benchmarks.objective import objective
 from hsjax import devices, losses, statistics
-from hsjax.terminal import tell
+from hsjax.terminal import command, tell
 
 LEGEND = """\
   kernels     that a program launches, or one turn of a training step's loop

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from benchmarks.measure import (
     MASK_LIMIT,
-    command,
     cumulative_statistics,
     interleave,
     masked_statistics,
@@ -24,7 +23,7 @@ from benchmarks.measure import (
     write,
 )
 from hsjax import devices, losses, statistics
-from hsjax.terminal import tell
+from hsjax.terminal import command, tell
 
 LEGEND = """\
 The objective's value and gradient; ratios are the median (quartiles) of rounds.

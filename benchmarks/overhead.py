@@ -20,7 +20,6 @@ import numpy as np
 
 from benchmarks.measure import (
     MASK_LIMIT,
-    command,
     interleave,
     masked_statistics,
     numbers,
@@ -32,7 +31,7 @@ from benchmarks.measure import (
 from configs import cifar_compressed, cifar_standard
 from hsjax import devices, losses, train
 from hsjax.figures import BLUE, RED, describe, log_y, new_figure, own_settings, save, subplots
-from hsjax.terminal import tell
+from hsjax.terminal import command, tell
 
 LEGEND = """\
 The time of a training step; ratios are the median (quartiles) of rounds.

@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import command, parser, text, write
+from benchmarks.measure import parser, text, write
 from hsjax import data, devices, train
 from hsjax.checkpoints import Checkpoints
 from hsjax.logs import Records
-from hsjax.terminal import tell
+from hsjax.terminal import command, tell
 
 STAGES = ("import", "data", "initial", "order", "trace", "lower", "compile", "step")
 LEGEND = """\

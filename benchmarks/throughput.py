@@ -24,12 +24,12 @@ from functools import partial
 import jax
 import numpy as np
 
-from benchmarks.measure import command, interleave, numbers, parser, ratio, text, write
+from benchmarks.measure import interleave, numbers, parser, ratio, text, write
 from benchmarks.overhead import COUNT, stepper
 from configs import cifar_compressed
 from hsjax import batches, convolution, devices, inference, train
 from hsjax.errors import UserError
-from hsjax.terminal import tell
+from hsjax.terminal import command, tell
 
 LEGEND = """\
 Medians over rounds; ratios are the median (quartiles). A batch of training is

@@ -208,8 +208,8 @@ def validate(config: ConfigDict) -> None:
     values = _flat(config.to_dict())
     name = str(values.get("method.name"))
     schema = _schema(name)
-    rules = {"method.name": _one_of(METHODS)}  # first: the other fields of a method depend on it
-    rules |= {field: rule for field, (_, rule) in _FIELDS.items()}
+    rules = {field: rule for field, (_, rule) in _FIELDS.items()}
+    rules["method.name"] = _one_of(METHODS)
     rules |= {f"method.{field}": _annotated(p.annotation) for field, p in schema.items()}
     for field in sorted(values.keys() - rules.keys()):
         if not field.startswith("method."):

@@ -1,9 +1,8 @@
 """Is the generation better at equal reconstruction error? The sweep of figure 2.
 
     python -m hsjax.sweep --quick
-    python -m hsjax.sweep --config=configs/cifar.py
-        --n=50,200,1000 --seeds=0,1,2 --set train.epochs=300
-        standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
+    python -m hsjax.sweep --config=configs/cifar.py --n=50,200 --seeds=0,1 \\
+    --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
 
 trains and judges every (kind, strength, n, seed) under every sampler. A kind
 is a method, whose strength is loss.beta, or a setting of one. A finished run

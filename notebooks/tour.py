@@ -100,7 +100,18 @@ from scipy.special import betainc
 
 from benchmarks import measure
 from benchmarks.objective import objective
-from hsjax import batches, coordinates, data, evaluate, figures, inference, losses, samplers, statistics, train
+from hsjax import (
+    batches,
+    coordinates,
+    data,
+    evaluate,
+    figures,
+    inference,
+    losses,
+    samplers,
+    statistics,
+    train,
+)
 from hsjax.figures import BLUE, GREEN, HALO, LINES, ORANGE, RED, describe
 
 # %% [markdown]

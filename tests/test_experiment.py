@@ -116,8 +116,8 @@ def test_training_is_given_the_train_split_and_the_seed(config, tmp_path, monkey
     class Given(Exception):
         pass
 
-    def given(programs, objective, state, images, **_):
-        raise Given(np.asarray(images), state.key)
+    def given(programs, objective, state, examples, **_):
+        raise Given(np.asarray(examples[0]), state.key)
 
     monkeypatch.setattr(experiment, "_compiled", lambda programs, *_, **__: programs)
     monkeypatch.setattr(train, "train_epoch", given)
@@ -384,7 +384,7 @@ def test_a_failure_to_draw_costs_no_numbers_and_no_checkpoint(config, tmp_path, 
         raise RuntimeError("cannot draw")
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.evaluation, "example_images", fails)
+        patch.setattr(experiment, "example_images", fails)
         with pytest.raises(RuntimeError, match="cannot draw"):
             experiment.train_and_evaluate(quick(config), tmp_path)
     assert (tmp_path / "checkpoints" / "6").is_dir()

@@ -25,7 +25,7 @@ from tensorboardX.record_writer import masked_crc32c
 from test_devices import ends, start_two
 
 from configs import smoke
-from hsjax import data, debug, experiment, figures, files, losses, models, train
+from hsjax import data, debug, experiment, figures, files, losses, posteriors, train
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
 from hsjax.errors import UserError
@@ -745,7 +745,7 @@ def test_debug_nans_names_the_operation_that_overflowed(images_file, tmp_path, s
     config.train.learning_rate, config.train.debug_nans = 1e3, True
     with pytest.raises(experiment.Diverged) as caught:
         experiment.train_and_evaluate(config, tmp_path)
-    where = line_of(models, "return jnp.exp(0.5 * self.log_variance")
+    where = line_of(posteriors, "return jnp.exp(0.5 * self.log_variance")
     text = f"; the first such number: step 2: invalid value (inf) encountered in exp at {where}; a "
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)

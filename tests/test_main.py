@@ -94,7 +94,10 @@ def test_smoke_run_then_evaluate(tmp_path):
         (["--config.train.batch_size=2000"], "the set has 1437 images"),
         (["--workdir=/proc/run"], "can't be written"),
         (["--mode=evaluate"], "has no checkpoint"),
-        (["--config.evaluate.samplers=vmf,prior"], "evaluate.samplers holds 'vmf,prior': choose"),
+        (
+            ["--config.evaluate.samplers=vmf,prior"],
+            "samplers is ('vmf,prior',): choose from",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, text, tmp_path):

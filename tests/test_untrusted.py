@@ -21,7 +21,7 @@ from PIL import EpsImagePlugin, Image
 
 from configs import default
 from hsjax import checkpoints, data, experiment, files
-from hsjax.config import check_workdir
+from hsjax.config import check_workdir, method_fields
 from hsjax.errors import UserError
 from hsjax.logs import Records, read_metrics
 from hsjax.metrics import features, inception
@@ -399,7 +399,7 @@ def documents(tmp_path):
 
 
 def small(config):
-    config.loss.kind, config.model.stages = "standard", (2,)
+    config.method, config.model.stages = method_fields("standard"), (2,)
     config.train.epochs, config.evaluate.features = 1, "none"
     config.evaluate.metrics = config.evaluate.samplers = ()
     return config

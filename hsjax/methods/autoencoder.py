@@ -8,7 +8,7 @@ pulls its latents to: choose a fitted sampler, such as gmm.
 import jax.numpy as jnp
 
 from hsjax import posteriors
-from hsjax.methods.base import Method, no_variables, normal, outputs_of_point
+from hsjax.methods.base import Method, outputs_of_point
 
 
 def hyper(n: int) -> tuple[()]:
@@ -26,6 +26,4 @@ autoencoder = Method(
     hyper=hyper,
     posterior=posteriors.point,
     regulariser=regulariser,
-    prior=normal,
-    variables=no_variables,
 )

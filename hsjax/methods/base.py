@@ -8,6 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 
 
+def no_variables(key: Array, n: int, hyper: Any, shape: tuple[int, int, int]) -> dict:
+    """Nothing is learned besides the networks."""
+    return {}
+
+
+def normal(key: Array, count: int, n: int, **_) -> Array:
+    """New latents from N(0, I), [count, n]."""
+    return jax.random.normal(key, (count, n), jnp.float32)
+
+
 class Method(NamedTuple):
     """A latent space: what the encoder says, what pulls on it, where new latents come from.
 
@@ -25,27 +35,27 @@ class Method(NamedTuple):
     """
 
     head: Callable[[int], int]
-    """n -> how many numbers the encoder gives an image."""
+    """``n`` -> how many numbers the encoder gives an image."""
 
     hyper: Callable[..., Any]
-    """(n, **config.method) -> pytree. Its signature is the schema of the config: keyword arguments
-    with an annotation and a default each. It raises a ValueError that begins with a field's name.
+    """``(n, **config.method)`` -> pytree. Its signature is the schema of the config: keyword
+    arguments with an annotation and a default each. A ValueError begins with a field's name.
     """
 
     posterior: Callable[..., Any]
-    """(outputs [batch, head], variables=...) -> posterior, see `hsjax.posteriors`."""
+    """``(outputs [batch, head], variables=...)`` -> posterior, see `hsjax.posteriors`."""
 
     regulariser: Callable[..., dict[str, Array]]
-    """(hyper, posterior, z, **context) -> scalars: "regulariser", which β multiplies, and its parts
-    by name if it has any. z [batch, n] is a sample of the posterior.
+    """``(hyper, posterior, z, **context)`` -> scalars: "regulariser", which β multiplies, and its
+    parts by name if it has any. z [batch, n] is a sample of the posterior.
     """
 
-    prior: Callable[..., Array]
-    """(key, count, n, hyper=..., **context) -> new latents [count, n]: the sampler `own`."""
+    prior: Callable[..., Array] = normal
+    """``(key, count, n, hyper=..., **context)`` -> new latents [count, n]: the sampler `own`."""
 
-    variables: Callable[..., dict]
-    """(key, n, hyper, shape) -> what is learned besides the networks, a tree of arrays by name; {}
-    if nothing is. `shape` is that of an image.
+    variables: Callable[..., dict] = no_variables
+    """``(key, n, hyper, shape)`` -> what is learned besides the networks, a tree of arrays by name;
+    {} if nothing is. `shape` is that of an image.
     """
 
     project: bool = False
@@ -61,16 +71,6 @@ class Bounds(NamedTuple):
 
 NonNegative = Annotated[float, Bounds(0.0)]
 Positive = Annotated[float, Bounds(1e-30)]  # in float32, 1e-300 would be 0
-
-
-def no_variables(key: Array, n: int, hyper: Any, shape: tuple[int, int, int]) -> dict:
-    """Nothing is learned besides the networks."""
-    return {}
-
-
-def normal(key: Array, count: int, n: int, **_) -> Array:
-    """New latents from N(0, I), [count, n]."""
-    return jax.random.normal(key, (count, n), jnp.float32)
 
 
 def outputs_of_gaussian(n: int) -> int:

@@ -1,7 +1,7 @@
 """The KLD's pull in batch statistics of Cartesian coordinates (the paper), equation (3)."""
 
 from hsjax import losses, posteriors
-from hsjax.methods.base import Method, no_variables, normal, outputs_of_gaussian
+from hsjax.methods.base import Method, outputs_of_gaussian
 
 
 def hyper(n: int) -> tuple[()]:
@@ -19,6 +19,4 @@ cartesian = Method(
     hyper=hyper,
     posterior=posteriors.gaussian,
     regulariser=regulariser,
-    prior=normal,
-    variables=no_variables,
 )

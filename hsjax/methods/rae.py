@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hsjax import posteriors
-from hsjax.methods.base import Method, NonNegative, no_variables, normal, outputs_of_point
+from hsjax.methods.base import Method, NonNegative, outputs_of_point
 
 
 @jax.tree_util.register_dataclass
@@ -52,6 +52,4 @@ rae = Method(
     hyper=hyper,
     posterior=posteriors.point,
     regulariser=regulariser,
-    prior=normal,
-    variables=no_variables,
 )

@@ -9,7 +9,7 @@ from jax import Array
 
 from hsjax import coordinates, posteriors
 from hsjax.methods.autoencoder import hyper, regulariser
-from hsjax.methods.base import Method, no_variables, normal, outputs_of_point
+from hsjax.methods.base import Method, normal, outputs_of_point
 
 
 def centre(z: Array) -> Array:
@@ -33,5 +33,4 @@ sphere_ae = Method(
     posterior=posterior,
     regulariser=regulariser,
     prior=prior,
-    variables=no_variables,
 )

@@ -1,20 +1,13 @@
-"""Compression in hyperspherical coordinates (the paper, https://arxiv.org/abs/2507.15900): (4)-(8).
+"""Compression in hyperspherical coordinates (the paper), equations (4) to (8).
 
-The paper's text and, with spec="published", the objective of the authors' code.
+"Is the sparsity of high dimensional spaces the reason why VAEs are poor generative models?",
+related: https://arxiv.org/abs/2507.15900. spec="published" is the objective of the authors' code.
 """
 
 from typing import Annotated, Literal
 
 from hsjax import losses, posteriors
-from hsjax.methods.base import (
-    Bounds,
-    Method,
-    NonNegative,
-    Positive,
-    no_variables,
-    normal,
-    outputs_of_gaussian,
-)
+from hsjax.methods.base import Bounds, Method, NonNegative, Positive, outputs_of_gaussian
 
 
 def hyper(
@@ -82,6 +75,4 @@ spherical = Method(
     hyper=hyper,
     posterior=posteriors.gaussian,
     regulariser=regulariser,
-    prior=normal,
-    variables=no_variables,
 )

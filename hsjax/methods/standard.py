@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 
 from hsjax import losses, posteriors
-from hsjax.methods.base import Method, no_variables, normal, outputs_of_gaussian
+from hsjax.methods.base import Method, outputs_of_gaussian
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +39,6 @@ standard = Method(
     hyper=hyper,
     posterior=posteriors.gaussian,
     regulariser=regulariser,
-    prior=normal,
-    variables=no_variables,
 )
 
 standard_projected = standard._replace(project=True)
