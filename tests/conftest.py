@@ -24,6 +24,16 @@ from configs import default
 PURE = ("test_coordinates", "test_densities", "test_losses", "test_samplers", "test_wild")
 
 
+# Commands that tests start compile quickly, too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quickly_compiled(request):
+    """Programs that run once or twice, but for those of the functions whose digits are tested."""
+    jax.config.update("jax_disable_most_optimizations", request.module.__name__ not in PURE)
+
+
 @pytest.fixture(autouse=True)
 def _strict(request):
     if request.module.__name__ not in PURE:

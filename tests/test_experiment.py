@@ -44,6 +44,15 @@ def assert_same_run(config, a, b):
     assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
 
 
+@pytest.fixture
+def lean(config, monkeypatch):
+    """The config of a run that is judged by little, and not drawn."""
+    config.evaluate.features, config.evaluate.metrics = "none", ("knn",)
+    config.evaluate.samplers = ()
+    monkeypatch.setattr(experiment, "_draw", lambda folder, *_: folder.mkdir())
+    return config
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Workdir of a whole run by config, trained once each."""
@@ -136,9 +145,9 @@ def test_an_epochs_row_is_the_mean_over_its_steps():
 
 @pytest.mark.parametrize(("loop", "calls"), [("steps", 2), ("steps", 9), ("scan", 1)])
 def test_a_stopped_run_ends_as_if_it_had_not_been(
-    config, tmp_path, uninterrupted, monkeypatch, loop, calls
+    lean, tmp_path, uninterrupted, monkeypatch, loop, calls
 ):
-    config.train.loop = loop
+    lean.train.loop = loop
     asked = []
 
     def stop(self):
@@ -148,41 +157,41 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(experiment._Signals, "received", stop)
         with pytest.raises(experiment.Interrupted, match="repeat the command") as caught:
-            experiment.train_and_evaluate(config, tmp_path)
+            experiment.train_and_evaluate(lean, tmp_path)
     assert caught.value.signal == signal.SIGTERM
-    step = int(final_state(config, tmp_path).step)
+    step = int(final_state(lean, tmp_path).step)
     assert 0 < step < 18
     assert (step % 6 != 0) == (loop == "steps")  # a scan is one program: it stops after it
-    experiment.train_and_evaluate(config, tmp_path)
-    assert_same_run(config, tmp_path, uninterrupted(config))
+    experiment.train_and_evaluate(lean, tmp_path)
+    assert_same_run(lean, tmp_path, uninterrupted(lean))
 
 
 def test_a_killed_run_with_a_truncated_checkpoint_ends_the_same(
-    config, tmp_path, uninterrupted, caplog
+    lean, tmp_path, uninterrupted, caplog
 ):
-    experiment.train_and_evaluate(config, tmp_path)
+    experiment.train_and_evaluate(lean, tmp_path)
     newest = tmp_path / "checkpoints" / "18"
     largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:100])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "st')  # the line it was writing
     (tmp_path / "metrics.json").unlink()
-    experiment.train_and_evaluate(config, tmp_path)
+    experiment.train_and_evaluate(lean, tmp_path)
     assert "checkpoint of step 18 is damaged" in caplog.text
-    assert_same_run(config, tmp_path, uninterrupted(config))
+    assert_same_run(lean, tmp_path, uninterrupted(lean))
 
 
 def test_a_finished_run_is_only_judged_again_and_can_be_prolonged(
-    config, tmp_path, uninterrupted, capsys
+    lean, tmp_path, uninterrupted, capsys
 ):
-    config.train.epochs = 2
-    experiment.train_and_evaluate(config, tmp_path)
+    lean.train.epochs = 2
+    experiment.train_and_evaluate(lean, tmp_path)
     capsys.readouterr()
-    experiment.train_and_evaluate(config, tmp_path)
+    experiment.train_and_evaluate(lean, tmp_path)
     assert "compiling" not in capsys.readouterr().out
-    config.train.epochs = 3
-    experiment.train_and_evaluate(config, tmp_path)
-    assert_same_run(config, tmp_path, uninterrupted(config))
+    lean.train.epochs = 3
+    experiment.train_and_evaluate(lean, tmp_path)
+    assert_same_run(lean, tmp_path, uninterrupted(lean))
 
 
 def test_evaluate_repeats_the_numbers_of_the_run(config, tmp_path, uninterrupted):
@@ -204,15 +213,15 @@ def test_a_workdir_of_another_config_is_refused(config, uninterrupted):
     assert before == sorted(f.name for f in workdir.rglob("*"))
 
 
-def test_other_data_under_the_same_name_are_one_line(config, images_file, tmp_path):
-    config.data.name, config.train.epochs = str(tmp_path / "x.npz"), 1
+def test_other_data_under_the_same_name_are_one_line(lean, images_file, tmp_path):
+    lean.data.name, lean.train.epochs = str(tmp_path / "x.npz"), 1
     arrays = dict(np.load(images_file))
     np.savez(tmp_path / "x.npz", **arrays)
-    experiment.train_and_evaluate(config, tmp_path / "run")
+    experiment.train_and_evaluate(lean, tmp_path / "run")
     fewer = {k: v[:20] for k, v in arrays.items()}
     np.savez(tmp_path / "x.npz", **fewer)
     with pytest.raises(UserError, match="is of a run on other data") as caught:
-        experiment.evaluate(config, tmp_path / "run")
+        experiment.evaluate(lean, tmp_path / "run")
     assert "\n" not in str(caught.value)
 
 
@@ -236,12 +245,12 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config, tm
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
 
 
-def test_beta_relative_to_the_first_epoch(config, tmp_path):
-    config.method.spec = "published"
-    config.loss.relative_beta = True
-    config.loss.annealing = "published"
-    config.loss.beta = 0.01
-    experiment.train_and_evaluate(config, tmp_path)
+def test_beta_relative_to_the_first_epoch(lean, tmp_path):
+    lean.method.spec = "published"
+    lean.loss.relative_beta = True
+    lean.loss.annealing = "published"
+    lean.loss.beta = 0.01
+    experiment.train_and_evaluate(lean, tmp_path)
     first, second, third = read_metrics(tmp_path)
     relative = 0.01 * first["mse"] / (first["regulariser"] + 1e-3)
     np.testing.assert_allclose(first["beta"], 1.0, rtol=1e-6)

@@ -124,7 +124,9 @@ def test_angles_have_the_marginals_of_the_embeddings():
     assert stats.ks_2samp(*turn).statistic < 0.04
 
 
-@pytest.mark.parametrize("n", [2, 3, 10, 63, 128, 1000, 10_000])
+@pytest.mark.parametrize(
+    "n", [2, 3, 10, 63, 128, 1000, pytest.param(10_000, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("relative", [1e-3, 0.1, 1.0, 10.0])
 def test_mean_resultant_length_and_its_inverse(n, relative):
     """Against Bessel functions of forty digits, and against itself."""

@@ -13,7 +13,7 @@ from hsjax import experiment, sweep
 ROOT = Path(__file__).parents[1]
 TINY = (
     *("model.stages=(2,4)", "train.epochs=1", "evaluate.feature_steps=5"),
-    "evaluate.samplers=('prior', 'vmf')",
+    *("evaluate.samplers=('prior',)", "evaluate.metrics=('frechet',)"),
 )
 
 
