@@ -27,15 +27,15 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def check_divisible(count: int, batch_size: int, devices: int) -> None:
+def check_divisible(count: int, batch_size: int, device_count: int) -> None:
     """Raise a UserError unless so many devices can share a batch of `count` images evenly."""
-    if batch_size % devices == 0:
+    if batch_size % device_count == 0:
         return
-    below = batch_size // devices * devices
-    sizes = [str(size) for size in (below, below + devices) if 0 < size <= count]
+    below = batch_size // device_count * device_count
+    sizes = [str(size) for size in (below, below + device_count) if 0 < size <= count]
     make = f"make it {' or '.join(sizes)}, or let" if sizes else "let"
     raise UserError(
-        f"train.batch_size={batch_size} can't be shared evenly by {devices} devices: "
+        f"train.batch_size={batch_size} can't be shared evenly by {device_count} devices: "
         f"{make} JAX see fewer of them"
     )
 

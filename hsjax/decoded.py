@@ -70,7 +70,8 @@ def arrays(source: Source, *, skip: bool) -> dict[str, np.ndarray]:
             failure = reason(error)
     logging.warning(
         "the decoded images of %s could not be kept (%s): the next run decodes them again",
-        *(source.name, failure),
+        source.name,
+        failure,
     )
     buffers: dict[str, io.BytesIO] = {}
 
@@ -232,5 +233,9 @@ def _judge(source: Source, skipped: dict[str, str], skip: bool) -> None:
         )
     logging.warning(
         "leaving out %d of the %d images of %s, which can't be read: %s (%s)",
-        *(len(skipped), total, source.name, names, why),
+        len(skipped),
+        total,
+        source.name,
+        names,
+        why,
     )

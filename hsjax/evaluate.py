@@ -3,6 +3,7 @@
 import zlib
 from collections import ChainMap
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -145,12 +146,14 @@ def evaluate(
     """
     batch_size = config.train.batch_size
     batch_size += -batch_size % jax.local_device_count()
+    encoded = partial(embed, inference, state, batch_size=batch_size)
+    decoded = partial(decode, inference, state, batch_size=batch_size)
     noise_key, sample_key = jax.random.split(train.random_key(config.seed))
     images, labels = dataset.test_images, dataset.test_labels
-    lacks = features.lacking(dataset)
+    count = min(config.sample.count, len(images))
 
     say(f"encoding {len(images)} test images")
-    test = embed(inference, state, images, batch_size)
+    test = encoded(images)
     numbers: dict[str, Any] = {}
     numbers |= {"epoch": int(state.step) // setup.steps, "test_images": len(images)}
     numbers |= _errors(setup, inference, state, images, test, noise_key, batch_size)
@@ -160,62 +163,76 @@ def evaluate(
     numbers |= {name: config.evaluate[name] for name in ("batch_norm", "latent_scale")}
 
     say(f"encoding {len(dataset.train_images)} training images")
-    bank = embed(inference, state, dataset.train_images, batch_size)
-    arrays = {"test_mean": np.asarray(test.mean)}
-    if labels is not None:
-        arrays["test_labels"] = labels
-    taught = (None, None) if lacks else (dataset.train_labels, labels)
-    embedded = Embedded(config, bank.mean, taught[0], test.mean, taught[1])
-    for name in (name for name in LATENT_METRICS if name in config.evaluate.metrics):
-        say(f"latents: {name}")
-        found, described = LATENT_METRICS[name](embedded)
-        numbers, arrays = numbers | found, arrays | described
+    bank = encoded(dataset.train_images)
+    found, arrays = _of_latents(config, dataset, bank.mean, test.mean, say)
+    numbers |= found
 
-    count = min(config.sample.count, len(images))
-    reconstructions = decode(inference, state, test.mean[:count], batch_size)
+    prior = partial(inference.prior, objective, state)
+    context = {"prior": prior, "encode": encoded, "decode": decoded}
     fitted_to = bank if config.sample.fit_split == "train" else test
     samples = {}
     for name in dict.fromkeys((config.sample.sampler, *config.evaluate.samplers)):
         say(f"{count} samples of {name}")
         # Samples of one sampler don't depend on which others there are.
         key = jax.random.fold_in(sample_key, zlib.crc32(name.encode()))
-        z = _sample(name, fitted_to, objective, inference, state, key, count, batch_size)
-        samples[name] = decode(inference, state, z, batch_size)
+        samples[name] = decoded(_sample(name, key, count, fitted_to, context))
 
-    notes = _notes(config, dataset, lacks, count, batch_size)
-    if config.evaluate.features != "none" and set(config.evaluate.metrics) & set(
-        generation.METRICS
-    ):
+    reconstructions = decoded(test.mean[:count])
+    numbers["notes"] = _notes(config, dataset, count, batch_size)
+    if _compares_images(config):
         chosen = np.random.default_rng(config.seed).permutation(len(bank.mean))[:count]
-        if len(chosen) < count:
-            notes.append(f"only {len(chosen)} training images are reconstructed for comparison")
         sets = generation.Sets(
             test=images[:count],
             reconstructions=reconstructions,
-            train_reconstructions=decode(inference, state, bank.mean[chosen], batch_size),
+            train_reconstructions=decoded(bank.mean[chosen]),
             samples=samples,
         )
-        say(f"getting the feature networks ready ({config.evaluate.features})")
-        numbers |= {"sample_count": count, "fit_split": config.sample.fit_split, "generation": []}
-        for network in feature_networks(config, dataset):
-            notes += features.doubts(network, dataset)
-            row = generation.judge(network, sets, config.evaluate.metrics, say)
-            numbers["generation"].append(row)
-        notes += dict.fromkeys(n for row in numbers["generation"] for n in row.pop("notes"))
-    numbers["notes"] = notes
+        numbers |= {"sample_count": count, "fit_split": config.sample.fit_split}
+        numbers["generation"], notes = _of_images(config, dataset, sets, say)
+        numbers["notes"] += notes
 
     panels = {"test images": images, "reconstructions": reconstructions}
     panels |= {f"samples: {name}": s for name, s in samples.items()}
-    rows = np.arange(min(16, len(images) // 2 * 2)).reshape(-1, 2)
+    panels = {title: some[:PICTURED] for title, some in panels.items()}
+    return Evaluation(numbers, arrays, panels, _interpolations(test.mean, decoded))
+
+
+def _of_latents(config, dataset, bank, test, say) -> _Found:
+    """What the metrics of latents say of the means of both splits."""
+    arrays = {"test_mean": np.asarray(test)}
+    if dataset.test_labels is not None:
+        arrays["test_labels"] = dataset.test_labels
+    taught = dataset.train_labels, dataset.test_labels
+    if features.lacking(dataset):
+        taught = None, None
+    embedded = Embedded(config, bank, taught[0], test, taught[1])
+    numbers: dict[str, Any] = {}
+    for name in (name for name in LATENT_METRICS if name in config.evaluate.metrics):
+        say(f"latents: {name}")
+        found, described = LATENT_METRICS[name](embedded)
+        numbers, arrays = numbers | found, arrays | described
+    return numbers, arrays
+
+
+def _of_images(config, dataset, sets, say) -> tuple[list[dict], list[str]]:
+    """What each feature network says of the samples, and what a reader must know of it."""
+    rows, notes = [], []
+    if (fewer := len(sets.train_reconstructions)) < len(sets.test):
+        notes.append(f"only {fewer} training images are reconstructed for comparison")
+    say(f"getting the feature networks ready ({config.evaluate.features})")
+    for network in feature_networks(config, dataset):
+        notes += features.doubts(network, dataset)
+        rows.append(generation.judge(network, sets, config.evaluate.metrics, say))
+    notes += dict.fromkeys(note for row in rows for note in row.pop("notes"))
+    return rows, notes
+
+
+def _interpolations(means, decoded) -> np.ndarray:
+    """Images on the way between pairs of latents, uint8 [rows, 10, H, W, C]."""
+    pairs = np.arange(min(16, len(means) // 2 * 2)).reshape(-1, 2)
     steps = jnp.linspace(0.0, 1.0, 10, dtype=jnp.float32)
-    lines = [slerp(test.mean[a], test.mean[b], steps) for a, b in rows]
-    between = decode(inference, state, np.concatenate(lines), batch_size)
-    return Evaluation(
-        numbers,
-        arrays,
-        {title: p[:PICTURED] for title, p in panels.items()},
-        between.reshape(len(rows), 10, *between.shape[1:]),
-    )
+    between = decoded(np.concatenate([slerp(means[a], means[b], steps) for a, b in pairs]))
+    return between.reshape(len(pairs), 10, *between.shape[1:])
 
 
 def _errors(setup, inference, state, images, test, key, batch_size) -> dict[str, float]:
@@ -231,30 +248,25 @@ def _errors(setup, inference, state, images, test, key, batch_size) -> dict[str,
     }
 
 
-def _sample(name, posterior, objective, inference, state, key, count, batch_size) -> np.ndarray:
+def _sample(name, key, count, posterior, context) -> np.ndarray:
     """Latents of a sampler, fitted to posteriors: [count, n]."""
-    sampler = SAMPLERS[name]
+    sampler, means = SAMPLERS[name], posterior.mean
     try:
-        parameters = sampler.fit(
-            posterior.mean,
-            posterior=posterior,
-            key=jax.random.fold_in(key, 0),
-            prior=lambda key, count: inference.prior(objective, state, key, count),
-            encode=lambda images: embed(inference, state, images, batch_size),
-            decode=lambda z: decode(inference, state, z, batch_size),
-        )
+        fit_key = jax.random.fold_in(key, 0)
+        parameters = sampler.fit(means, posterior=posterior, key=fit_key, **context)
         return np.asarray(sampler.sample(parameters, key, count))
     except ValueError as reason:
         raise UserError(f"{name} can't be fitted to these latents: {reason}") from reason
 
 
 def _compares_images(config) -> bool:
-    return any(name in config.evaluate.metrics for name in generation.METRICS)
+    wanted = config.evaluate
+    return wanted.features != "none" and any(name in wanted.metrics for name in generation.METRICS)
 
 
-def _notes(config, dataset, lacks, count, batch_size) -> list[str]:
+def _notes(config, dataset, count, batch_size) -> list[str]:
     """What a reader of the numbers must know."""
-    wanted, notes = config.evaluate, []
+    wanted, lacks, notes = config.evaluate, features.lacking(dataset), []
     if wanted.latent_scale != 1.0:
         notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
     if wanted.batch_norm == "batch":

@@ -254,7 +254,9 @@ def _train(run, state, checkpoints, records, stop_signal):
             say("compiling")
             programs = _compiled(
                 programs,
-                *(_shapes(x) for x in (objective, state, examples)),
+                _shapes(objective),
+                _shapes(state),
+                _shapes(examples),
                 streamed=run.streamed,
                 scan=scan,
                 # The rest of an epoch stopped halfway is another program: jit compiles it when run.
@@ -409,7 +411,7 @@ def _evaluate(run, state, records=None) -> dict:
     with Phases() as say:
         with replaced_together(run.path) as new:
             found = evaluation.evaluate(
-                *(run.config, run.setup, run.objective, run.inference, state, run.dataset, say)
+                run.config, run.setup, run.objective, run.inference, state, run.dataset, say
             )
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)
@@ -447,7 +449,10 @@ def _draw(folder, run, found) -> None:
             folder / "angles.png", arrays["cosine_mean"], arrays["cosine_spread"], footer
         )
         figures.overlap_histogram(
-            *(folder / "overlaps.png", arrays["overlap_edges"], arrays["overlap_counts"], footer),
+            folder / "overlaps.png",
+            arrays["overlap_edges"],
+            arrays["overlap_counts"],
+            footer,
             dimension=config.model.latent_dim,
         )
     if rows := read_metrics(run.path):

@@ -142,12 +142,12 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 @own_settings()
-def panels(path: Path, panels: dict[str, np.ndarray], footer: str, columns: int = 8) -> None:
+def panels(path: Path, images: dict[str, np.ndarray], footer: str, columns: int = 8) -> None:
     """Figure 1a, {title: images as in `tile`}: originals, reconstructions, new samples."""
-    rows, across = rows_and_columns(len(panels), 4)
-    tiles = {title: tile(images, columns) for title, images in panels.items()}
+    rows, across = rows_and_columns(len(images), 4)
+    tiles = {title: tile(some, columns) for title, some in images.items()}
     # One size for all titles, so small that the longest fits on a line.
-    size = int(np.clip(1020 / across / max(map(len, panels)), 8, 10))
+    size = int(np.clip(1020 / across / max(map(len, images)), 8, 10))
     tallest = max(image.shape[0] / image.shape[1] for image in tiles.values())
     figure, body = new_figure(rows * (0.95 * WIDTH / across * tallest + 0.45), footer)
     for axes, (title, image) in zip(subplots(body, len(tiles), 4), tiles.items(), strict=True):

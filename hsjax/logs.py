@@ -126,7 +126,8 @@ class _Events:
         except OSError as error:
             logging.warning(
                 "%s can't be written (%s): going on without TensorBoard",
-                *(self._folder, error.strerror),
+                self._folder,
+                error.strerror,
             )
             if self._file:
                 with contextlib.suppress(OSError):
@@ -172,5 +173,8 @@ def _warn(path: Path, lost: list[int], damaged: list[int]) -> None:
     shutil.copyfile(path, copy)
     logging.warning(
         "%s lacks epoch %s (line %s is damaged): going on without; the file as it was is now %s",
-        *(path, shown(lost), shown(damaged), copy.name),
+        path,
+        shown(lost),
+        shown(damaged),
+        copy.name,
     )

@@ -50,6 +50,16 @@ def test_arrays_of_one_shape_are_not_confused(tmp_path):
         assert checkpoints.restore([jnp.int32(0)] * 12) == arrays
 
 
+def test_a_state_whose_regulariser_was_called_kl_comes_back(tmp_path):
+    """The new name stands elsewhere in the order."""
+    numbers = {name: jnp.float32(i) for i, name in enumerate(("beta", "kl", "loss", "mse"))}
+    with Checkpoints(tmp_path / "old", keep=1) as checkpoints:
+        checkpoints.save(1, {"history": numbers, "step": jnp.int32(9)})
+        numbers["regulariser"] = numbers.pop("kl")
+        expected = {"history": numbers, "step": jnp.int32(9)}
+        assert_same(checkpoints.restore(jax.tree.map(jnp.zeros_like, expected)), expected)
+
+
 def test_nothing_to_restore(tmp_path):
     with Checkpoints(tmp_path / "none", keep=1) as checkpoints:
         assert checkpoints.restore(tree(0.0)) is None

@@ -383,8 +383,10 @@ def nan_encoder(patch):
     patch.setattr(
         evaluation,
         "embed",
-        lambda model, *rest: encode(
-            model._replace(encode=lambda *a: jax.tree.map(lambda x: x / 0, model.encode(*a))), *rest
+        lambda model, *rest, **named: encode(
+            model._replace(encode=lambda *a: jax.tree.map(lambda x: x / 0, model.encode(*a))),
+            *rest,
+            **named,
         ),
     )
 

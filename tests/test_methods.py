@@ -172,11 +172,9 @@ TOY = Method(
 )
 
 
-@pytest.mark.parametrize("share", [0.25, 0.0], ids=["resident", "streamed"])
-def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(images_file, tmp_path, share):
+def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(config, tmp_path):
     """Its variables are in Adam and in the checkpoint, its terms in the history and the report."""
-    config = tiny_config(images_file)
-    config.data.device_share, config.train.epochs = share, 1
+    config.train.epochs = 1
     config.sample.sampler, config.evaluate.samplers = "own", ()
     config.evaluate.metrics, config.evaluate.features = ("knn",), "none"
     with mock.patch.dict(METHODS, toy=TOY):

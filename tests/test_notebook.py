@@ -52,6 +52,7 @@ def check(text: str, shown: list[str]) -> None:
         assert float(rows[-1][1]) < 0.9 * float(rows[0][1])
 
 
+@pytest.mark.slow
 def test_a_short_tour(monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # it is nearly all compilation
     check(*executed(2, monkeypatch))

@@ -16,7 +16,7 @@ def hyper(n: int) -> tuple[()]:
     return ()
 
 
-def regulariser(hyper: tuple[()], posterior: posteriors.Point, z, **_) -> dict:
+def regulariser(numbers: tuple[()], posterior: posteriors.Point, z, **_) -> dict:
     """0."""
     return {"regulariser": jnp.zeros((), jnp.float32)}
 

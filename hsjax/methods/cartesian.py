@@ -9,7 +9,7 @@ def hyper(n: int) -> tuple[()]:
     return ()
 
 
-def regulariser(hyper: tuple[()], posterior: posteriors.Gaussian, z, **_) -> dict:
+def regulariser(numbers: tuple[()], posterior: posteriors.Gaussian, z, **_) -> dict:
     """Squared distance of μ from 0 and of σ from 1, equation (3)."""
     return {"regulariser": losses.cartesian_kl(posterior.mean, posterior.std)}
 

@@ -34,14 +34,14 @@ def hyper(n: int, *, decoder_weight: NonNegative = 0.008) -> Hyper:
     return Hyper(decoder_weight)
 
 
-def regulariser(hyper: Hyper, posterior: posteriors.Point, z, *, params, **_) -> dict:
+def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, params, **_) -> dict:
     """½ ‖z‖², mean over the batch, plus ‖kernels‖² of the decoder times its weight."""
     latents = 0.5 * jnp.mean(jnp.sum(z**2, axis=-1))
     leaves = jax.tree.leaves_with_path(params["decoder"])
     kernels = [x for path, x in leaves if path[-1].key == "kernel"]  # no biases, no BatchNorm
     decoder = sum(jnp.sum(kernel**2) for kernel in kernels)
     return {
-        "regulariser": latents + hyper.decoder_weight * decoder,
+        "regulariser": latents + numbers.decoder_weight * decoder,
         "latents": latents,
         "decoder": decoder,
     }

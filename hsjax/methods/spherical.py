@@ -64,10 +64,10 @@ def hyper(
     )
 
 
-def regulariser(hyper: losses.Spec, posterior: posteriors.Gaussian, z, **_) -> dict:
+def regulariser(numbers: losses.Spec, posterior: posteriors.Gaussian, z, **_) -> dict:
     """The weighted sum of (4) and (5), and the four terms before their overall gains."""
-    terms = losses.spherical_kl(posterior.mean, posterior.std, hyper)
-    return {"regulariser": losses.total(terms, hyper), **terms._asdict()}
+    terms = losses.spherical_kl(posterior.mean, posterior.std, numbers)
+    return {"regulariser": losses.total(terms, numbers), **terms._asdict()}
 
 
 spherical = Method(

@@ -28,9 +28,9 @@ def hyper(n: int, *, spec: Literal["paper", "published"] = "paper") -> Hyper:
     return Hyper(spec)
 
 
-def regulariser(hyper: Hyper, posterior: posteriors.Gaussian, z, **_) -> dict:
+def regulariser(numbers: Hyper, posterior: posteriors.Gaussian, z, **_) -> dict:
     """The KLD of the posterior from N(0, I), in nats, equation (1)."""
-    n = posterior.mean.shape[-1] if hyper.spec == "published" else 1
+    n = posterior.mean.shape[-1] if numbers.spec == "published" else 1
     return {"regulariser": losses.gaussian_kl(posterior.mean, posterior.log_variance) / n}
 
 

@@ -192,7 +192,10 @@ def _features(params: dict[str, Array], images: Array) -> Array:
     x = batches.prepare(images)
     for i in range(3):
         x = lax.conv_general_dilated(
-            *(x, params[f"conv{i}_kernel"], (1, 1), "SAME"),
+            x,
+            params[f"conv{i}_kernel"],
+            window_strides=(1, 1),
+            padding="SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         x = jax.nn.relu(x + params[f"conv{i}_bias"][None, None, None])
