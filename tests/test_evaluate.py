@@ -194,7 +194,7 @@ READABLE = Inference(
     terms=lambda objective, _, posterior, *__: standard.regulariser(
         standard.hyper(4), posterior, None
     ),
-    prior=None,
+    prior=lambda *_: None,
 )
 
 
@@ -457,7 +457,7 @@ def test_unusable_inception_weights_are_one_line_before_any_training(config, tmp
     assert not list((tmp_path / "run").glob("*"))
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labelled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_smallest_set_and_the_smallest_latents(config, tmp_path, capsys, labelled):
     """Two test images, n = 2: one neighbour, a flat sphere, t-SNE of two points."""
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 10, 1), dtype=np.uint8)

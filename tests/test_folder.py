@@ -421,6 +421,7 @@ def test_a_streamed_run_is_the_resident_one_also_when_stopped_midway(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_64x64_images_train(tmp_path, undrawn, capsys):
     for split in ("train", "test"):
         for i in range(12):

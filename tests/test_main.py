@@ -138,6 +138,7 @@ def test_the_help_fits_80_columns_and_names_the_file_of_all_fields():
     assert "configs/default.py lists every field" in done.stdout
 
 
+@pytest.mark.slow  # test_experiment.py and test_faults.py stop runs, too
 def test_ctrl_c_and_sigterm_save_and_the_same_command_goes_on(tmp_path):
     command = (SMOKE, f"--workdir={tmp_path}", *NOT_JUDGED)
     epochs = 0

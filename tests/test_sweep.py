@@ -101,7 +101,7 @@ def test_equal_error_interpolates_between_averages_over_seeds():
     assert "41 ± 14" in text[-2]  # the deviation of 31 and 51
 
 
-def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path):
+def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path, monkeypatch):
     point = sweep.Point("spread", 3.0, 4, 0)
     config = sweep.config_of("configs/digits_standard.py", point, list(TINY))
     dataset = experiment.data.load("digits")
@@ -111,7 +111,11 @@ def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path):
     assert row["config"]["method"]["spread_target"] == 0.0
     assert len(row["numbers"]["generation"]) == 3
     sweep.report(tmp_path / "x.jsonl", [row])
-    config.train.learning_rate = 1e30
+
+    def diverges(*_, **__):
+        raise experiment.Diverged("the loss is not finite")
+
+    monkeypatch.setattr(experiment, "train_and_evaluate", diverges)
     row = sweep.run(point, config, dataset, tmp_path / "other")
     assert "not finite" in row["diverged"]
     assert "numbers" not in row

@@ -13,6 +13,8 @@ from hsjax.config import method_fields
 from hsjax.errors import UserError
 from hsjax.methods import METHODS
 
+OTHERS = ("cartesian", "published")  # the same step; their terms are tested in test_methods.py
+
 
 def start(config):
     dataset = data.load(config.data.name)
@@ -43,7 +45,9 @@ def test_a_callers_settings_of_numbers_leave_a_run_alone(config):
         np.testing.assert_allclose(state.history[name], row, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["standard", "cartesian", "paper", "published"])
+@pytest.mark.parametrize(
+    "kind", ["standard", "paper", *(pytest.param(x, marks=pytest.mark.slow) for x in OTHERS)]
+)
 def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
     """Loss, terms and parameters after one step, against the loss written out here."""
     config.method = method_fields(kind if kind in ("standard", "cartesian") else "spherical")
