@@ -1,6 +1,7 @@
 """Methods: each as its paper has it, and any of them through training, checkpoints and samples."""
 
 import inspect
+from functools import partial
 from unittest import mock
 
 import jax
@@ -12,6 +13,7 @@ from conftest import tiny_config
 from hsjax import experiment, losses, posteriors, samplers, train
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
+from hsjax.inference import build_inference
 from hsjax.methods import METHODS, Method
 from hsjax.methods.base import normal, outputs_of_point
 
@@ -181,6 +183,7 @@ def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(config, tmp_path
         config.method = method_fields("toy")
         numbers = experiment.train_and_evaluate(config, tmp_path)
         setup, initial = train.create(config, (6, 10, 1), 44)
+        objective = train.build_objective(config)
         assert set(initial.history) >= {"loss", "regulariser", "pictures", "norm", "noise", "same"}
         with Checkpoints(tmp_path / "checkpoints", 3) as checkpoints:
             state = checkpoints.restore(initial)
@@ -190,12 +193,8 @@ def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(config, tmp_path
     np.testing.assert_allclose(numbers["terms"]["norm"], np.sum(after**2), rtol=1e-5)
     assert numbers["terms"]["same"] == 0.0
     assert "method/shift" in (tmp_path / "parameters.txt").read_text()
-    model = setup.model(state)
-    z = samplers.own.sample(
-        lambda key, count: setup.method.prior(key, count, 4, **model.context()),
-        jax.random.key(0),
-        20,
-    )
+    prior = partial(build_inference(setup).prior, objective, state)
+    z = samplers.own.sample(samplers.own.fit(None, prior=prior), jax.random.key(0), 20)
     np.testing.assert_allclose(np.mean(z, axis=0), after, atol=1e-2)
 
 
