@@ -7,23 +7,13 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, mnist
 
-# What a method takes on these data; the rest is in configs/default.py and the method's file.
-SETTINGS = {
-    "standard": {"loss.beta": 0.3},  # about the MSE of the compressed twin
+# What a method takes on these data: that of MNIST, but for these.
+SETTINGS = mnist.SETTINGS | {
     "standard_projected": {"loss.beta": 0.3},
-    "cartesian": {"loss.beta": 0.3},
-    "spherical": {
-        "model.project": True,
-        "method.angle_gain": 10.0,  # the paper leaves it open
-        "loss.annealing": "sqrt",
-        "sample.sampler": "projected_gaussian",
-    },
-    "autoencoder": {"sample.sampler": "gmm"},
     # The authors' constants.
     "rae": {"loss.beta": 0.048, "method.decoder_weight": 0.064, "sample.sampler": "gmm"},
-    "sphere_ae": {"sample.sampler": "own"},
 }
 
 

@@ -1,7 +1,8 @@
 """scikit-learn's 8x8 digits with any method: --config=configs/digits.py:METHOD.
 
 Command: python main.py --config=configs/digits.py:rae
-Run time: about 25 seconds on two CPU cores.
+Run time: about a minute on two CPU cores, half of it the judgement.
+Prints (seed 0): test MSE (sum) 0.423, 1000 x per value 6.61, k-NN accuracy 0.983.
 """
 
 from ml_collections import ConfigDict

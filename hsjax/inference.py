@@ -46,16 +46,9 @@ def build_inference(
         return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
 
     def terms(objective, state, posterior, key, images, labels):
-        return setup.method.regulariser(
-            objective.hyper,
-            posterior,
-            posterior.sample(key),
-            key=jax.random.fold_in(key, 1),
-            images=batches.prepare(images),
-            labels=labels,
-            params=state.params,
-            **setup.model(state).context(),
-        )
+        batch = {"images": batches.prepare(images), "labels": labels}
+        method_key, z = jax.random.fold_in(key, 1), posterior.sample(key)
+        return setup.model(state).regularise(objective, posterior, z, key=method_key, **batch)
 
     def prior(objective, state, key, count):
         n, context = setup.config.model.latent_dim, setup.model(state).context()

@@ -72,7 +72,7 @@ class Model:
         networks = {name: tree for name, tree in params.items() if name != "method"}
         self.networks: VAE = nnx.merge(setup.graph, networks, batch_stats)
         self.variables = params.get("method", {})
-        self._setup = setup
+        self._setup, self._params = setup, params
 
     def encode(self, images: Array, *, train: bool = False) -> Any:
         """[batch, height, width, channels] -> posterior, whose mean is [batch, n]."""
@@ -88,6 +88,28 @@ class Model:
     def context(self) -> dict[str, Any]:
         """What methods may ask for by name."""
         return {"variables": self.variables, "encode": self.encode, "decode": self.decode}
+
+    def regularise(
+        self,
+        objective: Objective,
+        posterior: Any,
+        z: Array,
+        *,
+        key: Array,
+        images: Array,
+        labels: Array | None,
+    ) -> dict[str, Array]:
+        """The terms of the method's regulariser for a batch: scalars by name."""
+        return self._setup.method.regulariser(
+            objective.hyper,
+            posterior,
+            z,
+            key=key,
+            images=images,
+            labels=labels,
+            params=self._params,
+            **self.context(),
+        )
 
 
 def static(config: ConfigDict) -> FrozenConfigDict:
@@ -157,29 +179,17 @@ def build(
         )
         return nnx.split(vae, nnx.Param, nnx.BatchStat)
 
-    def names(hyper, params):
+    def names(objective, params, batch_stats):
         """Those of the regulariser's terms, found without computing any."""
-        variables = params.get("method", {})
-
-        def encode(images, *, train=False):
-            outputs = jnp.zeros((len(images), method.head(n)), jnp.float32)
-            return method.posterior(outputs, variables=variables)
 
         def terms():
+            model = Model(setup, params, batch_stats)
+            outputs = jnp.zeros((train.batch_size, method.head(n)), jnp.float32)
+            posterior = method.posterior(outputs, variables=model.variables)
             images = jnp.zeros((train.batch_size, *shape), jnp.float32)
-            posterior = encode(images)
-            return method.regulariser(
-                hyper,
-                posterior,
-                posterior.mean,
-                key=random_key(0),
-                variables=variables,
-                encode=encode,
-                decode=lambda z, train=False: jnp.zeros((len(z), *shape), jnp.float32),
-                images=images,
-                labels=jnp.zeros(train.batch_size, jnp.int32),
-                params=params,
-            )
+            labels = jnp.zeros(train.batch_size, jnp.int32)
+            batch = {"key": random_key(0), "images": images, "labels": labels}
+            return model.regularise(objective, posterior, posterior.mean, **batch)
 
         return list(jax.eval_shape(terms))
 
@@ -193,7 +203,7 @@ def build(
         variables = method.variables(jax.random.fold_in(params_key, 0), n, objective.hyper, shape)
         if variables:
             params["method"] = variables
-        terms = ["loss", "mse", *names(objective.hyper, params), "beta", "learning_rate"]
+        terms = ["loss", "mse", *names(objective, params, batch_stats), "beta", "learning_rate"]
         return TrainState(
             step=jnp.int32(0),
             key=jax.random.key_data(run_key),
@@ -204,7 +214,7 @@ def build(
             history={name: jnp.zeros(steps, jnp.float32) for name in terms},
         )
 
-    return Setup(
+    setup = Setup(
         config=config,
         method=method,
         shape=tuple(shape),  # type: ignore[arg-type]
@@ -214,6 +224,7 @@ def build(
         learning_rate=learning_rate,
         initial=lambda seed, objective: initial(random_key(seed), objective),
     )
+    return setup
 
 
 def build_objective(config: ConfigDict) -> Objective:
@@ -254,7 +265,7 @@ def train_step(
     Returns:
       The state after it, with the terms of this step in its history.
     """
-    config, method = setup.config, setup.method
+    config = setup.config
     step_key, _ = jax.random.split(jax.random.wrap_key_data(state.key, impl=_KEYS))
     flip_key, noise_key = jax.random.split(jax.random.fold_in(step_key, state.step))
     images = batches.prepare(images, flip_key, flip=config.data.flip)
@@ -269,16 +280,8 @@ def train_step(
         posterior = model.encode(images, train=True)
         z = posterior.sample(noise_key)
         mse = losses.squared_error(images, model.decode(z, train=True))
-        terms = method.regulariser(
-            objective.hyper,
-            posterior,
-            z,
-            key=jax.random.fold_in(noise_key, 1),
-            images=images,
-            labels=labels,
-            params=params,
-            **model.context(),
-        )
+        key = jax.random.fold_in(noise_key, 1)
+        terms = model.regularise(objective, posterior, z, key=key, images=images, labels=labels)
         loss = mse + beta * terms["regulariser"]
         batch_stats = nnx.to_pure_dict(nnx.state(model.networks, nnx.BatchStat))
         return loss, (batch_stats, {"loss": loss, "mse": mse, **terms})
