@@ -8,20 +8,21 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 from ml_collections import ConfigDict
 
 from configs import default, mnist
+from hsjax import settings
 
 # What a method takes on these data: that of MNIST, but for these.
 SETTINGS = mnist.SETTINGS | {
     "standard_projected": {"loss.beta": 0.3},
     # The authors' constants.
     "rae": {"loss.beta": 0.048, "method.decoder_weight": 0.064, "sample.sampler": "gmm"},
+    **dict.fromkeys(mnist.PUBLISHED, {"method.std_angle_gain": 500_000.0}),
 }
 
 
-def get_config(method: str = "standard") -> ConfigDict:
-    config = default.get_config(method)
+def get_config(name: str = "standard") -> ConfigDict:
+    config = default.get_config(name)
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.latent_dim = 200
     config.evaluate.feature_steps = 2000
-    config.update_from_flattened_dict(SETTINGS.get(method, {}))
-    return config
+    return settings.apply(config, name, SETTINGS)

@@ -5,10 +5,11 @@ A field is set on the command line with its dotted name: --config.model.latent_d
 
 from ml_collections import ConfigDict
 
+from hsjax import settings
 from hsjax.config import method_fields
 
 
-def get_config(method: str = "standard") -> ConfigDict:
+def get_config(name: str = "standard") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initial parameters, data order, flips, noise and samples
 
@@ -27,6 +28,8 @@ def get_config(method: str = "standard") -> ConfigDict:
     data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
     # Of a folder without train and test in it: the share of its images that are for testing.
     data.test_share = 0.1
+    # Share of the training images that are held out, to choose settings on: see evaluate.split.
+    data.validation_share = 0.0
     # Share of a device's memory that training images may take; more are streamed from the host,
     # which changes no number. 0 streams any set.
     data.device_share = 0.25
@@ -41,7 +44,7 @@ def get_config(method: str = "standard") -> ConfigDict:
 
     # The latent-space method and its own fields: hsjax/methods/ has a file for each method, which
     # explains them. It is chosen where the config is: --config=configs/mnist.py:rae.
-    config.method = method_fields(method)
+    config.method = method_fields(settings.find(name).method)
 
     config.loss = loss = ConfigDict()
     loss.beta = 1.0  # gain β of the regulariser (2)(6)
@@ -76,6 +79,9 @@ def get_config(method: str = "standard") -> ConfigDict:
 
     # What a trained run is judged by. These and the sample fields may change without a new run.
     config.evaluate = evaluate = ConfigDict()
+    # The images a run is judged on: those of the "test" split, or those of data.validation_share,
+    # "validation". What says "test" in a table of numbers is then said of these.
+    evaluate.split = "test"
     # Factor on every latent before it is decoded, after any projection: above 1 the images gain
     # contrast, which any comparison of models should allow both sides (docs/results.md).
     evaluate.latent_scale = 1.0

@@ -8,6 +8,7 @@ Prints (seed 0): test MSE (sum) 0.423, 1000 x per value 6.61, k-NN accuracy 0.98
 from ml_collections import ConfigDict
 
 from configs import default
+from hsjax import settings
 
 # What a method takes on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {
@@ -27,8 +28,8 @@ SETTINGS = {
 }
 
 
-def get_config(method: str = "standard") -> ConfigDict:
-    config = default.get_config(method)
+def get_config(name: str = "standard") -> ConfigDict:
+    config = default.get_config(name)
     config.data.name = "digits"
     config.model.latent_dim = 32
     config.model.stages = (16, 32)
@@ -37,5 +38,4 @@ def get_config(method: str = "standard") -> ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.decay_epochs = (80,)
     config.train.checkpoint_every = 20
-    config.update_from_flattened_dict(SETTINGS.get(method, {}))
-    return config
+    return settings.apply(config, name, SETTINGS)

@@ -8,7 +8,9 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 from ml_collections import ConfigDict
 
 from configs import default
+from hsjax import settings
 
+PUBLISHED = "published", "published_half", "published_near"
 # What a method takes on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {
     "standard": {"loss.beta": 0.3},  # about the MSE of the compressed twin after three epochs
@@ -23,12 +25,13 @@ SETTINGS = {
     "autoencoder": {"sample.sampler": "gmm"},
     "rae": {"loss.beta": 0.0128, "sample.sampler": "gmm"},  # the authors' constants
     "sphere_ae": {"sample.sampler": "own"},
+    # The authors' gain of σ's angles.
+    **dict.fromkeys(PUBLISHED, {"method.std_angle_gain": 50_000.0}),
 }
 
 
-def get_config(method: str = "standard") -> ConfigDict:
-    config = default.get_config(method)
+def get_config(name: str = "standard") -> ConfigDict:
+    config = default.get_config(name)
     config.data.name = "mnist"
     config.model.latent_dim = 128
-    config.update_from_flattened_dict(SETTINGS.get(method, {}))
-    return config
+    return settings.apply(config, name, SETTINGS)

@@ -22,7 +22,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
         raise UserError(f"train.batch_size={batch_size}: make it 2 or more, for batch statistics")
     if batch_size > count:
         raise UserError(
-            f"train.batch_size={batch_size}: the set has {count} images, so at most that"
+            f"train.batch_size={batch_size}: there are {count} training images, so at most that"
         )
     return -(-count // batch_size)
 
@@ -85,12 +85,13 @@ def stream(examples: Any, order: np.ndarray) -> Iterator[Any]:
 def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices int32 [batch_size], mask bool [batch_size]), each image once, in order.
 
-    The last batch is completed with image 0, masked out (False).
+    The last batch is completed with the first images, masked out (False), so that its statistics
+    are those of as many images, too.
     """
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
         mask = indices < count
-        yield np.where(mask, indices, np.int32(0)), mask
+        yield indices % np.int32(count), mask
 
 
 def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> Array:

@@ -125,6 +125,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "data.crop": (0, _whole(0, 100_000)),
     "data.corrupt": ("refuse", _one_of(("refuse", "skip"))),
     "data.test_share": (0.1, _number(0.001, 0.999)),
+    "data.validation_share": (0.0, _number(0, 0.999)),
     "data.device_share": (0.25, _number(0)),
     "model.latent_dim": (128, _whole(2, 1_000_000)),
     "model.stages": ((16, 32, 64), _wholes(1, 100_000, fewest=1, up_to=10, different=False)),
@@ -149,6 +150,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "sample.sampler": ("prior", _one_of(samplers.SAMPLERS)),
     "sample.fit_split": ("train", _one_of(("train", "test"))),
     "sample.count": (10_000, _whole(2)),
+    "evaluate.split": ("test", _one_of(("test", "validation"))),
     "evaluate.latent_scale": (1.0, _POSITIVE),
     "evaluate.samplers": (
         (

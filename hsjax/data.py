@@ -112,6 +112,47 @@ def checked(dataset: Dataset) -> Dataset:
     return _checked(name, name, {key: x for key, x in arrays.items() if x is not None})
 
 
+def hold_out(dataset: Dataset, share: float, judged: str = "test") -> Dataset:
+    """A data set without the training images that settings are chosen on.
+
+    Args:
+      dataset: as it is.
+      share: of the training images, drawn at random, the same ones whatever the seed of a run.
+      judged: "test", or "validation", which puts them in the place of the test images.
+
+    Returns:
+      A data set of fewer training images. With share > 0 these are a copy in memory.
+
+    Raises:
+      UserError: a share that leaves less than two images on either side, or none to judge.
+    """
+    if judged == "validation" and not share:
+        raise UserError(
+            "evaluate.split=validation needs images held out: set data.validation_share"
+        )
+    if not share:
+        return dataset
+    count = len(dataset.train_images)
+    held = round(share * count)
+    if not 2 <= held <= count - 2:
+        raise UserError(
+            f"data.validation_share={share:g} holds out {held} of {count} training images: "
+            "leave 2 or more on both sides"
+        )
+    drawn = np.random.default_rng(0).permutation(count)
+    kept, held_out = np.sort(drawn[held:]), np.sort(drawn[:held])
+    images, labels = dataset.train_images, dataset.train_labels
+    found = dataset._replace(
+        train_images=images[kept], train_labels=None if labels is None else labels[kept]
+    )
+    if judged == "test":
+        return found
+    return found._replace(
+        test_images=np.asarray(images[held_out]),
+        test_labels=None if labels is None else labels[held_out],
+    )
+
+
 def _load_digits() -> Dataset:
     from sklearn.datasets import load_digits  # takes a second to import, so only where needed
 

@@ -152,7 +152,7 @@ def evaluate(
     images, labels = dataset.test_images, dataset.test_labels
     count = min(config.sample.count, len(images))
 
-    say(f"encoding {len(images)} test images")
+    say(f"encoding {len(images)} {config.evaluate.split} images")
     test = encoded(images)
     numbers: dict[str, Any] = {}
     numbers |= {"epoch": int(state.step) // setup.steps, "test_images": len(images)}
@@ -160,7 +160,7 @@ def evaluate(
     terms = inference.terms(objective, state, test, noise_key, images, labels)
     numbers["regulariser"] = float(terms.pop("regulariser"))
     numbers["terms"] = {name: float(value) for name, value in terms.items()}
-    numbers |= {name: config.evaluate[name] for name in ("batch_norm", "latent_scale")}
+    numbers |= {name: config.evaluate[name] for name in ("split", "batch_norm", "latent_scale")}
 
     say(f"encoding {len(dataset.train_images)} training images")
     bank = encoded(dataset.train_images)
@@ -267,6 +267,8 @@ def _compares_images(config) -> bool:
 def _notes(config, dataset, count, batch_size) -> list[str]:
     """What a reader of the numbers must know."""
     wanted, lacks, notes = config.evaluate, features.lacking(dataset), []
+    if wanted.split == "validation":
+        notes.append("the images are those held out of training, called test here all the same")
     if wanted.latent_scale != 1.0:
         notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
     if wanted.batch_norm == "batch":
@@ -277,7 +279,7 @@ def _notes(config, dataset, count, batch_size) -> list[str]:
             need = "k-NN accuracy, linear probe and colours"
         notes.append(f"{lacks}: {need} are left out")
     if count < config.sample.count:
-        notes.append(f"{count} samples, as many as there are test images")
+        notes.append(f"{count} samples, as many as there are {wanted.split} images")
     if wanted.features == "classifier" and lacks and _compares_images(config):
         notes.append(
             f"{lacks} to train a feature network with: images are judged by one of random "

@@ -178,6 +178,7 @@ def _open(config, path, dataset) -> _Run:
     evaluation.check(config, dataset)
     checksums = _checksums(dataset)
     _check_data(path, checksums)
+    dataset = data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
     setup, programs = _built(train.static(config), method, shape, count)

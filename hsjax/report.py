@@ -36,7 +36,11 @@ def table(numbers: dict, name: str) -> str:
         if key == "terms":  # of the regulariser, which stands before them
             rows += [(f"  {name}", term) for name, term in value.items()]
     width = max(len(text) for text, _ in rows)
-    lines = [fold(f"{name}: {numbers['test_images']} test images, epoch {numbers['epoch']}")]
+    lines = [
+        fold(
+            f"{name}: {numbers['test_images']} {numbers['split']} images, epoch {numbers['epoch']}"
+        )
+    ]
     lines += [f"  {text:<{width}}  {value:>9.4g}" for text, value in rows]
     if described := numbers.get("latents"):
         lines.append("latents of the test images")

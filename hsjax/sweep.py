@@ -7,9 +7,14 @@
 trains and judges every (kind, strength, n, seed) under every sampler. A kind
 is a method, whose strength is loss.beta, or a setting of one. A finished run
 is one line of --out with its whole config; repeating the command does what is
-missing, and a run stopped halfway goes on from its checkpoint. Machines share
-the work with --shard=1/3, 2/3, 3/3, each with its own --out; --plot FILE ...
-draws all the lines of some files without training.
+missing, and a run stopped halfway goes on from its checkpoint. --judge judges
+every run once more with other fields of sample and evaluate; strengths are
+chosen on images held out of training, not on the test images:
+
+    --set data.validation_share=0.1 --judge evaluate.split=validation
+
+Machines share the work with --shard=1/3, 2/3, 3/3, each with its own --out;
+--plot FILE ... draws all the lines of some files without training.
 """
 
 import argparse
@@ -29,61 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hsjax import data, experiment, terminal, tradeoff
+from hsjax import data, experiment, settings, terminal, tradeoff
 from hsjax.config import method_fields, validate
 from hsjax.errors import UserError
 from hsjax.files import user_cache
-from hsjax.methods import METHODS
+from hsjax.settings import all_settings, find, shorten
 from hsjax.terminal import command, tell
-
-
-class Kind(NamedTuple):
-    """A method, fields that it differs in from the config, and the field that is its strength."""
-
-    method: str
-    fields: dict[str, Any]
-    strength: str
-
-
-_COMPRESSED = {"loss.beta": 1.0, "loss.annealing": "sqrt", "model.project": True}
-_PUBLISHED = {
-    "method.spec": "published",
-    "loss.relative_beta": True,
-    "model.initialisation": "pytorch",
-    "train.adam_eps": 1e-5,
-}
-_PUBLISHED_ANGLES = _PUBLISHED | {"loss.annealing": "published_drop", "model.project": True}
-# Settings of the paper's method that have names; any method is a kind under its own name.
-SETTINGS = {
-    # The radius terms alone: a sphere without any compression.
-    "sphere": Kind("spherical", _COMPRESSED | {"method.angle_gain": 0.0}, "loss.beta"),
-    # The paper's: mean cosines to 1, spreads to the prior's.
-    "compressed": Kind("spherical", _COMPRESSED, "method.angle_gain"),
-    "half": Kind("spherical", _COMPRESSED | {"method.compression": "half"}, "method.angle_gain"),
-    # Mean and spread of all cosines to 0.
-    "spread": Kind(
-        "spherical",
-        _COMPRESSED | {"method.mean_target": 0.0, "method.spread_target": 0.0},
-        "method.angle_gain",
-    ),
-    # What the authors ran; "near" as later, with a posterior that is almost a point. σ's gain
-    # depends on the data set: --set method.std_angle_gain=50000 for MNIST.
-    "published": Kind("spherical", _PUBLISHED_ANGLES, "loss.beta"),
-    "published_half": Kind(
-        "spherical",
-        _PUBLISHED_ANGLES | {"method.compression": "half", "loss.annealing": "published"},
-        "loss.beta",
-    ),
-    "published_near": Kind(
-        "spherical", _PUBLISHED_ANGLES | {"method.std_radius": 0.001}, "loss.beta"
-    ),
-    "published_standard": Kind("standard", _PUBLISHED, "loss.beta"),
-}
-
-
-def kinds() -> dict[str, Kind]:
-    """Every method, with β as its strength, and the settings that have names."""
-    return {name: Kind(name, {}, "loss.beta") for name in METHODS} | SETTINGS
 
 
 QUICK = {
@@ -114,8 +70,8 @@ def points(texts: list[str], dimensions: list[int], seeds: list[int]) -> list[Po
     pairs = []
     for text in texts:
         kind, _, strengths = text.partition("=")
-        if kind not in kinds():
-            raise UserError(f"{text!r}: the kind of model is one of {', '.join(kinds())}")
+        if kind not in all_settings():
+            raise UserError(f"{text!r}: the kind of model is one of {', '.join(all_settings())}")
         try:
             pairs += [(kind, float(strength)) for strength in strengths.split(",")]
         except ValueError:
@@ -123,16 +79,17 @@ def points(texts: list[str], dimensions: list[int], seeds: list[int]) -> list[Po
     return [Point(*pair, n, seed) for seed, n, pair in itertools.product(seeds, dimensions, pairs)]
 
 
-def config_of(path: str, point: Point, changes: list[str]) -> ConfigDict:
-    """The config of a run: the file's, with the changes "FIELD=VALUE", then the point's own.
+def config_of(path: str, point: Point, changes: list[str], epochs: int | None = None) -> ConfigDict:
+    """The config of a run: the file's, shortened, with the changes "FIELD=VALUE", then the point's.
 
     Annealing lasts a third of the epochs, as in the paper.
 
     Raises:
       UserError: no such file or field, or a value that does not fit it.
     """
-    kind = kinds()[point.kind]
-    config = _base(path, kind.method)
+    config = _base(path, point.kind)
+    if epochs:
+        shorten(config, epochs)
     config.train.checkpoints_kept = 1
     config.sample.sampler = "projected_gaussian"
     config.evaluate.feature_seeds = (0, 1, 2)
@@ -144,7 +101,7 @@ def config_of(path: str, point: Point, changes: list[str]) -> ConfigDict:
         except (SyntaxError, ValueError):
             value = text  # a plain word
         _update(config, {field: value}, f"--set {change}")
-    _update(config, kind.fields | {kind.strength: point.strength}, str(point))
+    _update(config, {find(point.kind).strength: point.strength}, str(point))
     config.model.latent_dim, config.seed = point.n, point.seed
     if config.loss.annealing != "none":
         config.loss.annealing_epochs = -(-config.train.epochs // 3)
@@ -152,20 +109,20 @@ def config_of(path: str, point: Point, changes: list[str]) -> ConfigDict:
     return config
 
 
-def _base(path: str, method: str | None = None) -> ConfigDict:
-    """The config of a file, with this method instead of its own."""
+def _base(path: str, kind: str = "") -> ConfigDict:
+    """The config of a file, with the method and the fields of this kind if any is given."""
     spec = importlib.util.spec_from_file_location("base", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"--config={path}: no such config file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if method is None:
+    if not kind:
         return module.get_config()
     if inspect.signature(module.get_config).parameters:
-        return module.get_config(method).lock()
+        return module.get_config(kind).lock()
     config = module.get_config()
-    config.method = method_fields(method)
-    return config.lock()
+    config.method = method_fields(find(kind).method)
+    return settings.apply(config, kind, {}).lock()
 
 
 def _update(config, fields, source):
@@ -279,9 +236,9 @@ def plot(path: Path, rows: list[dict]) -> list[Path]:
         f"{Path(config['data']['name']).stem}, {config['train']['epochs']} epochs, "
         f"{len(rows)} runs, seeds {seeds}; mean over {len(networks)} feature "
         f"network{'s' * (len(networks) > 1)}, {numbers['sample_count']} samples, "
-        f"fitted to the {numbers['fit_split']} means"
+        f"fitted to the {numbers['fit_split']} means; {judgement(rows[0])}"
     )
-    dashed = {kind for kind, about in kinds().items() if about.method == kind}
+    dashed = {kind for kind, about in all_settings().items() if about.method == kind}
 
     def drawn(row, label):
         return {
@@ -295,18 +252,25 @@ def plot(path: Path, rows: list[dict]) -> list[Path]:
     dimensions = sorted({row["n"] for row in rows})
     written = []
     if len(dimensions) > 1:
-        betas = {kind for kind, about in kinds().items() if about.strength == "loss.beta"}
-        signs = {row["kind"]: "β" if row["kind"] in betas else "w" for row in rows}
+        strengths = {row["kind"]: find(row["kind"]).strength for row in rows}
+        signs = {k: "β" if strength == "loss.beta" else "w" for k, strength in strengths.items()}
         labelled = [drawn(r, f"{r['kind']}, {signs[r['kind']]} {r['strength']:g}") for r in rows]
         written.append((path.with_suffix(".png"), labelled, "n"))
     for n in dimensions:
         chosen = [drawn(row, row["kind"]) for row in rows if row["n"] == n]
         if len({row["strength"] for row in chosen}) > 1:
             written.append((path.with_name(f"{path.stem}_n{n}.png"), chosen, "strength"))
-    distance = f"{networks[0]['distance']}, samples against test"
+    distance = f"{networks[0]['distance']}, samples against {numbers.get('split', 'test')}"
     for file, chosen, join in written:
         tradeoff.tradeoff(file, chosen, footer, distance_name=distance, join=join)
     return [file for file, _, _ in written]
+
+
+def judgement(row: dict) -> str:
+    """On which images a run was judged, and how; older rows are of the test images."""
+    numbers = {"split": "test", "batch_norm": "running", "latent_scale": 1.0} | row["numbers"]
+    scaled = f", latents × {scale:g}" if (scale := numbers["latent_scale"]) != 1.0 else ""
+    return f"{numbers['split']} images, BatchNorm {numbers['batch_norm']}{scaled}"
 
 
 def report(path: Path, rows: list[dict], equal: list[float] | None = None) -> None:
@@ -318,10 +282,17 @@ def report(path: Path, rows: list[dict], equal: list[float] | None = None) -> No
     rows = [row for row in rows if row.get("numbers", {}).get("generation")]
     if not rows:
         tell("no finished run yet")
-        return
+    judgements = dict.fromkeys(map(judgement, rows))
+    for i, which in enumerate(judgements):
+        own = path if i == 0 else path.with_stem(f"{path.stem}_{i + 1}")
+        _report(own, which, [row for row in rows if judgement(row) == which], equal)
+
+
+def _report(path, which, rows, equal):
+    """The same of rows that were judged alike."""
     samplers = list(distances(rows[0]))
     distance = rows[0]["numbers"]["generation"][0]["distance"]
-    tell(f"\n{distance} of samples to test images, by sampler (± over seeds)")
+    tell(f"\n{distance} of samples to {which}, by sampler (± over seeds)")
     tell(table(rows, samplers))
     reference = rows[0]["kind"]
     for n in sorted({row["n"] for row in rows}):
@@ -351,7 +322,7 @@ def main() -> None:
         "points",
         nargs="*",
         metavar="KIND=STRENGTH,...",
-        help=f"KIND is one of {', '.join(kinds())}",
+        help=f"KIND is one of {', '.join(all_settings())}",
     )
     parser.add_argument(
         "--config",
@@ -369,6 +340,16 @@ def main() -> None:
         default=[],
         metavar="FIELD=VALUE",
         help="change a field of the config in all runs; may be given several times",
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="length of the runs; annealing and decay scale with it"
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE;...",
+        help="judge all runs once more with these fields; may be given several times",
     )
     parser.add_argument(
         "--out",
@@ -410,24 +391,26 @@ def sweep(arguments: argparse.Namespace) -> None:
     wanted = points(arguments.points or quick["points"], dimensions, seeds)
     if not wanted or not 1 <= shard <= shards:
         raise UserError("give points such as standard=0.1,0.3, and a shard from 1/k to k/k")
-    configs = {
-        point: config_of(arguments.config, point, changes) for point in wanted[shard - 1 :: shards]
-    }
+    judged = [[], *(text.split(";") for text in arguments.judge)]
+    jobs = [
+        (point, config_of(arguments.config, point, changes + fields, arguments.epochs))
+        for point in wanted[shard - 1 :: shards]
+        for fields in judged
+    ]
     done = [row["config"] for row in read([arguments.out])]
-    missing = [point for point, config in configs.items() if identity(config) not in done]
-    tell(f"{len(missing)} of {len(configs)} runs are missing from {arguments.out}")
+    missing = [(point, config) for point, config in jobs if identity(config) not in done]
+    tell(f"{len(missing)} of {len(jobs)} lines are missing from {arguments.out}")
     if missing:
         if cache := user_cache():
             jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-        config = configs[missing[0]]
-        dataset = data.of_config(config.data)
+        dataset = data.of_config(missing[0][1].data)
         images: Any = jnp.asarray(dataset.train_images)  # once for all runs
         dataset = dataset._replace(train_images=images)
-    for i, point in enumerate(missing):
+    for i, (point, config) in enumerate(missing):
         tell(f"\n[{i + 1}/{len(missing)}] {point}")
         workdir = arguments.out.with_suffix("") / str(point)
-        append(arguments.out, run(point, configs[point], dataset, workdir))
-    kept = [identity(config) for config in configs.values()]
+        append(arguments.out, run(point, config, dataset, workdir))
+    kept = [identity(config) for _, config in jobs]
     rows = [row for row in read([arguments.out]) if row["config"] in kept]
     report(arguments.out, rows, arguments.equal)
 

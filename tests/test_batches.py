@@ -45,7 +45,7 @@ def test_epoch_order_differs_between_keys_and_jits():
 def test_batch_size_out_of_range_is_one_line():
     with pytest.raises(UserError, match="batch_size=1: make it 2 or more"):
         batches.steps_per_epoch(10, 1)
-    with pytest.raises(UserError, match="batch_size=11: the set has 10 images"):
+    with pytest.raises(UserError, match="batch_size=11: there are 10 training images"):
         batches.epoch_order(jax.random.key(0), 10, 11)
     assert batches.steps_per_epoch(10, 10) == 1
 

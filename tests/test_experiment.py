@@ -227,7 +227,7 @@ def test_other_data_under_the_same_name_are_one_line(lean, images_file, tmp_path
 
 def test_a_refused_start_claims_no_workdir(config, tmp_path):
     config.train.batch_size = 100
-    with pytest.raises(UserError, match=r"train.batch_size=100: the set has 44 images"):
+    with pytest.raises(UserError, match=r"train.batch_size=100: there are 44 training images"):
         experiment.train_and_evaluate(config, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -91,7 +91,7 @@ def test_smoke_run_then_evaluate(tmp_path):
         (["digits"], "unexpected argument 'digits'"),
         (["--config.model.latent_dim=1"], "latent_dim is 1: it must be a whole number from 2 to"),
         (["--config.data.name=no_such_set"], "no data set 'no_such_set'"),
-        (["--config.train.batch_size=2000"], "the set has 1437 images"),
+        (["--config.train.batch_size=2000"], "there are 1437 training images"),
         (["--workdir=/proc/run"], "can't be written"),
         (["--mode=evaluate"], "has no checkpoint"),
         (

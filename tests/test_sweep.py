@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hsjax import experiment, sweep
+from hsjax import experiment, settings, sweep
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -42,12 +42,12 @@ def test_points_are_seed_by_seed_and_shards_share_them():
 
 
 @pytest.mark.parametrize("base", ["configs/digits.py", "configs/digits_standard.py"])
-@pytest.mark.parametrize("kind", sweep.kinds())
+@pytest.mark.parametrize("kind", settings.all_settings())
 def test_every_kind_is_a_valid_config_with_its_strength(kind, base):
     config = sweep.config_of(base, sweep.Point(kind, 7.5, 8, 3), [])
-    group, field = sweep.kinds()[kind].strength.split(".")
+    group, field = settings.find(kind).strength.split(".")
     assert config[group][field] == 7.5
-    assert config.method.name == sweep.kinds()[kind].method
+    assert config.method.name == settings.find(kind).method
     assert (config.model.latent_dim, config.seed) == (8, 3)
     assert config.loss.annealing_epochs == (100 if config.loss.annealing == "none" else 34)
 
