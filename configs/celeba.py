@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from configs import cifar, default
 from hsjax import settings
 
-
 # What a method takes on these data: that of CIFAR10, and annealing over a third of the run.
 SETTINGS = cifar.SETTINGS | {
     "spherical": cifar.SETTINGS["spherical"] | {"loss.annealing_epochs": 33},

@@ -15,7 +15,6 @@ SETTINGS = mnist.SETTINGS | {
     "standard_projected": {"loss.beta": 0.3},
     # The authors' constants.
     "rae": {"loss.beta": 0.048, "method.decoder_weight": 0.064, "sample.sampler": "gmm"},
-    **dict.fromkeys(mnist.PUBLISHED, {"method.std_angle_gain": 500_000.0}),
 }
 
 

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from configs import default
 from hsjax import settings
 
-PUBLISHED = "published", "published_half", "published_near"
 # What a method takes on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {
     "standard": {"loss.beta": 0.3},  # about the MSE of the compressed twin after three epochs
@@ -25,8 +24,6 @@ SETTINGS = {
     "autoencoder": {"sample.sampler": "gmm"},
     "rae": {"loss.beta": 0.0128, "sample.sampler": "gmm"},  # the authors' constants
     "sphere_ae": {"sample.sampler": "own"},
-    # The authors' gain of σ's angles.
-    **dict.fromkeys(PUBLISHED, {"method.std_angle_gain": 50_000.0}),
 }
 
 

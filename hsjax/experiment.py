@@ -292,6 +292,11 @@ def _train(run, state, checkpoints, records, stop_signal):
                 seconds = time.monotonic() - started
                 row = _averages(state, setup.steps)
                 if epoch == 1 and config.loss.relative_beta:
+                    if row["regulariser"] == 0.0:
+                        raise UserError(
+                            "loss.relative_beta: the regulariser was 0 in the first epoch, and β "
+                            "can't be relative to that: set loss.relative_beta=False"
+                        )
                     scale = devices.replicate(jnp.float32(row["mse"] / (row["regulariser"] + 1e-3)))
                     state = state._replace(beta_scale=scale)
                 seen = (step - before) * config.train.batch_size

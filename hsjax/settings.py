@@ -32,7 +32,7 @@ _PUBLISHED = {
 _PUBLISHED_ANGLES = _PUBLISHED | {
     "loss.annealing": "published_drop",
     "loss.beta": 2500.0,  # recorded for CIFAR10, n = 128; the paper gives none
-    "method.std_angle_gain": None,  # depends on the data: see configs/mnist.py and cifar.py
+    "method.std_angle_gain": None,  # that of the data, below
     "model.project": True,
     "sample.sampler": "projected_gaussian",
 }
@@ -60,6 +60,14 @@ SETTINGS = {
 }
 
 
+# The authors' gain of σ's angles, by data.name.
+STD_ANGLE_GAINS = {
+    "mnist": 50_000.0,
+    "fashion_mnist": 225_000.0,
+    **{name: 500_000.0 for name in ("cifar10", "svhn_cropped", "celeb_a")},
+}
+
+
 def all_settings() -> dict[str, Setting]:
     """Every method, with β as its strength, and the settings that have names."""
     return {name: Setting(name) for name in METHODS} | SETTINGS
@@ -83,9 +91,9 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Mapping[str, Any]
     Annealing, if any, lasts a third of the epochs, as in the paper, unless the data say otherwise.
 
     Args:
-      config: made for the setting's method.
+      config: made for the setting's method, with its data and length.
       name: "NAME" or "NAME:EPOCHS", which shortens annealing and decay of the learning rate, too.
-      of_data: what methods and settings take on the config's data, by name.
+      of_data: what methods take on the config's data, by name.
 
     Returns:
       The config.
@@ -94,14 +102,15 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Mapping[str, Any]
       ValueError: no such setting, or EPOCHS is no number.
     """
     setting = find(name)
-    name, _, epochs = name.partition(":")
-    own = of_data.get(name, {}) if name in SETTINGS else {}
-    fields = {**of_data.get(setting.method, {}), **setting.fields, **own}
+    name, colon, epochs = name.partition(":")
+    fields = {**of_data.get(setting.method, {}), **setting.fields}
     if fields.get("loss.annealing", "none") != "none":
         fields = {"loss.annealing_epochs": -(-config.train.epochs // 3), **fields}
-    unset = {field: placeholder(float) for field, value in fields.items() if value is None}
-    config.update_from_flattened_dict(fields | unset)
-    if epochs:
+    if fields.get("method.std_angle_gain", 0.0) is None:
+        gain = STD_ANGLE_GAINS.get(config.data.name)
+        fields["method.std_angle_gain"] = placeholder(float) if gain is None else gain
+    config.update_from_flattened_dict(fields)
+    if colon:
         if not epochs.isdecimal() or not int(epochs):
             raise ValueError(f"{name}:{epochs}: write the epochs as {name}:30")
         shorten(config, int(epochs))

@@ -41,7 +41,6 @@ from hsjax.files import user_cache
 from hsjax.settings import all_settings, find, shorten
 from hsjax.terminal import command, tell
 
-
 QUICK = {
     "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=0,3,10"],
     "n": "16,32,64",

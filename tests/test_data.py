@@ -162,6 +162,47 @@ def test_a_run_checks_the_data_set_it_is_given_before_anything_else(
     assert not list((tmp_path / "run").iterdir())
 
 
+@given(count=st.integers(2, 255), share=st.floats(0.0, 1.0), labelled=st.booleans())
+def test_held_out_images_are_whole_and_apart(count, share, labelled):
+    """Each image is on one side, with its label, whatever the share."""
+    numbers = np.arange(count)
+    images = numbers.astype(np.uint8).reshape(-1, 1, 1, 1) + np.zeros((1, 2, 2, 1), np.uint8)
+    labels = (numbers.astype(np.int32), np.zeros(3, np.int32)) if labelled else (None, None)
+    test = np.zeros((3, 2, 2, 1), np.uint8)
+    dataset = data.Dataset("mine", images, labels[0], test, labels[1])
+    held = round(share * count)
+    if share and not 2 <= held <= count - 2:
+        with pytest.raises(UserError, match=f"holds out {held} of {count} training images"):
+            data.hold_out(dataset, share)
+        return
+    found = data.hold_out(dataset, share)
+    assert found.test_images is test
+    assert len(found.train_images) == count - held
+    if not share:
+        assert found is dataset
+        with pytest.raises(UserError, match="needs images held out"):
+            data.hold_out(dataset, share, "validation")
+        return
+    judged = data.hold_out(dataset, share, "validation")
+    np.testing.assert_array_equal(judged.train_images, found.train_images)
+    both = np.concatenate([judged.train_images, judged.test_images])
+    np.testing.assert_array_equal(np.sort(both[:, 0, 0, 0]), np.sort(images[:, 0, 0, 0]))
+    if labelled:
+        for x, y in ((judged.train_images, judged.train_labels), judged[3:]):
+            np.testing.assert_array_equal(x[:, 0, 0, 0], y.astype(np.uint8))
+        every = np.concatenate([judged.train_labels, judged.test_labels])
+        np.testing.assert_array_equal(np.sort(every), numbers)
+
+
+def test_images_on_the_device_are_held_out_there():
+    images = _images(40)
+    dataset = data.Dataset("mine", images, None, _images(3), None)
+    found = data.hold_out(dataset._replace(train_images=jnp.asarray(images)), 0.25)
+    assert isinstance(found.train_images, jax.Array)
+    wanted = data.hold_out(dataset, 0.25).train_images
+    np.testing.assert_array_equal(found.train_images, wanted)
+
+
 def test_right_arrays_given_in_python_stay_where_they_are():
     arrays = _arrays()
     labels = np.arange(7, dtype=np.int64), jnp.arange(3)

@@ -258,6 +258,37 @@ def test_beta_relative_to_the_first_epoch(lean, tmp_path):
     np.testing.assert_allclose(third["beta"], relative * (2**0.5 + 1), rtol=1e-4)
 
 
+def test_beta_relative_to_nothing(lean, tmp_path):
+    lean.method = method_fields("autoencoder")
+    lean.loss.relative_beta = True
+    with pytest.raises(UserError, match="the regulariser was 0 in the first epoch"):
+        experiment.train_and_evaluate(lean, tmp_path)
+
+
+def test_held_out_images_are_never_trained_on(lean, images_file, tmp_path):
+    """A run sees as many images as if the others were not there, and can be judged on these."""
+    lean.data.validation_share = 0.25
+    numbers = experiment.train_and_evaluate(lean, tmp_path / "run")
+    assert (numbers["split"], numbers["test_images"]) == ("test", 12)
+    arrays = dict(np.load(images_file))
+    kept = data.hold_out(data.load(str(images_file)), 0.25)
+    assert len(kept.train_images) == 33
+    arrays |= {"train_images": kept.train_images, "train_labels": kept.train_labels}
+    np.savez(tmp_path / "kept.npz", **arrays)
+    alone = lean.copy_and_resolve_references()
+    alone.data.name, alone.data.validation_share = str(tmp_path / "kept.npz"), 0.0
+    assert experiment.train_and_evaluate(alone, tmp_path / "alone") == numbers
+
+    lean.evaluate.split = "validation"
+    held = experiment.evaluate(lean, tmp_path / "run")
+    assert (held["split"], held["test_images"]) == ("validation", 11)
+    assert held["mse_sum"] != numbers["mse_sum"]
+    assert any("held out of training" in note for note in held["notes"])
+    alone.evaluate.split = "validation"
+    with pytest.raises(UserError, match="needs images held out"):
+        experiment.evaluate(alone, tmp_path / "alone")
+
+
 def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     arrays = dict(np.load(images_file))
     np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if "images" in k})

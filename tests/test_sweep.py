@@ -44,7 +44,9 @@ def test_points_are_seed_by_seed_and_shards_share_them():
 @pytest.mark.parametrize("base", ["configs/digits.py", "configs/digits_standard.py"])
 @pytest.mark.parametrize("kind", settings.all_settings())
 def test_every_kind_is_a_valid_config_with_its_strength(kind, base):
-    config = sweep.config_of(base, sweep.Point(kind, 7.5, 8, 3), [])
+    changes = ["method.std_angle_gain=7.0"] if kind.startswith("published") else []
+    changes = [] if kind == "published_standard" else changes
+    config = sweep.config_of(base, sweep.Point(kind, 7.5, 8, 3), changes)
     group, field = settings.find(kind).strength.split(".")
     assert config[group][field] == 7.5
     assert config.method.name == settings.find(kind).method
@@ -82,6 +84,34 @@ def test_what_is_missing_is_done_once(tmp_path, monkeypatch, capsys):
     assert len(done) == 7
     assert (out.parent / "sweep_n4.png").exists()
     assert "sweep_n4.png" in output
+
+
+def test_runs_are_judged_in_several_ways_and_told_apart(tmp_path, monkeypatch, capsys):
+    out, judged = tmp_path / "sweep.jsonl", []
+
+    def run(point, config, dataset, workdir):
+        judged.append((config.evaluate.split, config.evaluate.batch_norm))
+        assert workdir == tmp_path / "sweep" / str(point)
+        assert (config.train.epochs, config.loss.annealing_epochs) == (9, 3)
+        assert config.train.decay_epochs == (7,)  # 80 of 100
+        row = line(point.kind, point.strength, point.seed, 1.0, 2.0, point.n)
+        row["numbers"] |= {name: config.evaluate[name] for name in ("split", "batch_norm")}
+        return row | {"config": sweep.identity(config)}
+
+    monkeypatch.setattr(sweep, "run", run)
+    fields = "evaluate.split=validation;evaluate.batch_norm=batch"
+    command = ["sweep", "compressed=3,10", "--n=4", f"--out={out}", "--epochs=9"]
+    command += ["--set", "data.validation_share=0.1", "--judge", fields]
+    monkeypatch.setattr(sys, "argv", command)
+    sweep.main()
+    assert judged == 2 * [("test", "running"), ("validation", "batch")]
+    sweep.main()
+    assert len(judged) == 4  # both are done
+    output = capsys.readouterr().out
+    assert "of samples to test images, BatchNorm running, by sampler" in output
+    assert "of samples to validation images, BatchNorm batch, by sampler" in output
+    assert (tmp_path / "sweep_n4.png").exists()
+    assert (tmp_path / "sweep_2_n4.png").exists()
 
 
 def test_equal_error_interpolates_between_averages_over_seeds():

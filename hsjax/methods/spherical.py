@@ -41,8 +41,8 @@ def hyper(
       variance_eps: of the paper spec, added to batch variances (published code).
       std_radius: of the published spec, factor on the target of σ's radius; a later version of
         the code has 0.001.
-      std_angle_gain: of the published spec, gain of σ's angles: 50,000 for MNIST, 225,000 for
-        Fashion-MNIST, else 500,000.
+      std_angle_gain: of the published spec, gain of σ's angles: the authors' are 50,000 for MNIST,
+        225,000 for Fashion-MNIST, 500,000 for CIFAR10, SVHN and CelebA. None: not chosen yet.
 
     Raises:
       ValueError: as `losses.paper_spec`; spec "published" without std_angle_gain.
@@ -50,9 +50,9 @@ def hyper(
     if spec == "published":
         if std_angle_gain is None:
             raise ValueError(
-                "std_angle_gain is not set, and the authors' is known for MNIST (50000), "
-                "Fashion-MNIST (225000), CIFAR10, SVHN and CelebA (500000) alone: "
-                "give one, such as --config.method.std_angle_gain=500000"
+                "std_angle_gain is not set: the authors' is known for MNIST (50000), Fashion-MNIST "
+                "(225000), CIFAR10, SVHN and CelebA (500000) alone, so give one, such as "
+                "--config.method.std_angle_gain=500000"
             )
         return losses.published_spec(
             n, compression, std_radius=std_radius, std_angle_gain=std_angle_gain
