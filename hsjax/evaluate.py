@@ -75,7 +75,7 @@ class Evaluation(NamedTuple):
     """What `evaluate` finds out."""
 
     numbers: dict  # by name, as metrics.json holds them
-    arrays: dict[str, np.ndarray]  # of the latents, as embeddings.npz holds them
+    arrays: dict[str, np.ndarray]  # as embeddings.npz holds them: of the latents, and the panels
     panels: dict[str, np.ndarray]  # uint8 images by title
     interpolations: np.ndarray  # uint8 [rows, columns, H, W, C]
 
@@ -194,7 +194,7 @@ def evaluate(
     panels = {"test images": images, "reconstructions": reconstructions}
     panels |= {f"samples: {name}": s for name, s in samples.items()}
     panels = {title: some[:PICTURED] for title, some in panels.items()}
-    return Evaluation(numbers, arrays, panels, _interpolations(test.mean, decoded))
+    return Evaluation(numbers, arrays | panels, panels, _interpolations(test.mean, decoded))
 
 
 def _of_latents(config, dataset, bank, test, say) -> _Found:

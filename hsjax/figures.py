@@ -180,13 +180,13 @@ def interpolations(path: Path, images: np.ndarray, footer: str) -> None:
     save(figure, path)
 
 
-def _points(points: np.ndarray, labels: np.ndarray | None):
+def coloured(points: np.ndarray, labels: np.ndarray | None):
     """What the scatter plots share: points ready to draw, with their colours and a key.
 
     Rows that aren't finite are left out, and the order is mixed, lest the last class hide the rest.
 
     Returns:
-      (points [kept, d], labels [kept] | None, arguments of `scatter`, the key for `_add_key`).
+      (points [kept, d], labels [kept] | None, arguments of `scatter`, the key for `add_key`).
     """
     points = np.asarray(points, float)
     kept = np.flatnonzero(np.isfinite(points).all(axis=1))
@@ -210,7 +210,7 @@ def _points(points: np.ndarray, labels: np.ndarray | None):
     return points, labels, style | {"c": colours, "alpha": 0.9 if few else 0.55}, key
 
 
-def _add_key(body: SubFigure, axes, key) -> None:
+def add_key(body: SubFigure, axes, key) -> None:
     """A legend of classes beside the axes, or a colour bar where they are too many."""
     if isinstance(key, ScalarMappable):
         body.colorbar(key, ax=axes, label="class", shrink=0.6, ticks=MaxNLocator(integer=True))
@@ -231,7 +231,7 @@ def _wire() -> np.ndarray:
     return np.concatenate([parallels, meridians])
 
 
-def _hemisphere(axes: Axes, view: np.ndarray, points: np.ndarray, style: dict) -> int:
+def hemisphere(axes: Axes, view: np.ndarray, points: np.ndarray, style: dict) -> int:
     """Orthographic picture of S² from the direction `view`: only what is on the near side.
 
     Returns:
@@ -273,7 +273,7 @@ def groups_on_sphere(
     look near. The first is centred on the points where they form an island, on (1, 1, 1) otherwise;
     a small island is shown a third time, enlarged.
     """
-    points, labels, style, key = _points(points, labels)
+    points, labels, style, key = coloured(points, labels)
     total = max(len(points), 1)
     centre = points.sum(axis=0) / total
     concentration = np.linalg.norm(centre)  # 1 for a single point, 0 for an even spread
@@ -286,10 +286,10 @@ def groups_on_sphere(
     numbers = ", ".join(f"{x:.2f}" for x in view).replace("-", "−")
     views = {f"their mean ({numbers})" if island else "(1, 1, 1)": view, "behind": -view}
     for axes, (name, direction) in zip(grid, views.items(), strict=False):
-        share = 100 * _hemisphere(axes, direction, points, style) / total
+        share = 100 * hemisphere(axes, direction, points, style) / total
         axes.set_title(f"from {name}\n{share:.3g} % of the points", fontsize=9)
     if enlarged:
-        _hemisphere(grid[2], view, points, style)
+        hemisphere(grid[2], view, points, style)
         span = max(1.15 * radius, 0.02)
         grid[2].set(xlim=(-span, span), ylim=(-span, span))
         grid[2].set_title(f"from their mean\nenlarged {1 / span:.2g} times", fontsize=9)
@@ -299,14 +299,14 @@ def groups_on_sphere(
     unlabelled = ", no labels" if labels is None else ""
     title = f"{len(points):,} latents averaged in three groups (axes 1, 2, 3), on S²{unlabelled}"
     body.suptitle(title, fontsize=11)
-    _add_key(body, grid, key)
+    add_key(body, grid, key)
     save(figure, path)
 
 
 @own_settings()
 def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str) -> None:
     """Figure 1c: a t-SNE projection of the latents, [count, 2], coloured by class."""
-    points, labels, style, key = _points(points, labels)
+    points, labels, style, key = coloured(points, labels)
     figure, body = new_figure(5.8, footer)
     axes = body.subplots()
     axes.scatter(*points.T, **style)
@@ -325,7 +325,7 @@ def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str)
             text = {"ha": "center", "va": "center", "weight": "bold", "path_effects": HALO}
             for name, place in zip(np.unique(labels), places, strict=True):
                 axes.text(*place, f"{name}", fontsize=11, **text)
-    _add_key(body, axes, key)
+    add_key(body, axes, key)
     save(figure, path)
 
 

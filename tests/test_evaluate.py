@@ -535,6 +535,17 @@ def test_images_on_the_device_give_the_same_numbers(whole, config, tmp_path, und
     assert numbers == whole[1]
 
 
+def test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one(config):
+    """Of 9 images in batches of 8, the last is judged with the first seven."""
+    setup, state = train.create(config, (6, 10, 1), 48)
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 10, 1), dtype=np.uint8)
+    model = inference.build_inference(setup, 1.0, "batch")
+    found = inference.embed(model, state, images, 8).mean
+    wanted = model.encode(state, images[[8, 0, 1, 2, 3, 4, 5, 6]]).mean
+    np.testing.assert_array_equal(found[8], wanted[0])
+    np.testing.assert_array_equal(found[:8], model.encode(state, images[:8]).mean)
+
+
 def test_batch_norm_takes_running_statistics_or_the_batchs(config):
     setup, state = train.create(config, (6, 10, 1), 48)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)

@@ -1,0 +1,137 @@
+"""Figure 1: trained runs side by side, drawn from what their evaluation wrote.
+
+    python -m hsjax.compare runs/mnist_standard:prior runs/mnist_compressed:vmf
+
+A run is a workdir, with the sampler to be shown after a colon; its own
+sample.sampler if none is given. From top to bottom: test images, their
+reconstructions, new samples; the latents averaged in three groups, on the
+sphere from two sides; the latents by t-SNE, with the k-NN accuracy.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hsjax import figures
+from hsjax.config import read_record
+from hsjax.errors import UserError
+from hsjax.files import read_npz
+from hsjax.terminal import command, tell
+
+COLUMNS, ROWS = 10, 3  # of images
+
+
+class Run(NamedTuple):
+    """What is drawn of a run."""
+
+    title: str
+    sampler: str
+    numbers: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def read(text: str) -> Run:
+    """The run of "WORKDIR" or "WORKDIR:SAMPLER".
+
+    Raises:
+      UserError: no such evaluated run, or no samples of that sampler.
+    """
+    folder, _, sampler = text.partition(":")
+    path = Path(folder)
+    config, numbers = (read_record(path / name) for name in ("config.json", "metrics.json"))
+    if config is None or numbers is None:
+        raise UserError(f"{folder} holds no judged run: train it, or judge it with --mode=evaluate")
+    sampler = sampler or config["sample"]["sampler"]
+    wanted = ("test images", "reconstructions", f"samples: {sampler}", "groups", "tsne")
+    arrays = read_npz(path / "embeddings.npz", (*wanted, "test_labels"))
+    if missing := [name for name in wanted[:3] if name not in arrays]:
+        raise UserError(
+            f"{folder} has no {missing[0]}: judge it again, with that sampler among "
+            "evaluate.samplers"
+        )
+    title = (
+        f"{path.name}\nn = {config['model']['latent_dim']}, epoch {numbers['epoch']}, "
+        f"MSE {numbers['mse_sum']:.3g}"
+    )
+    return Run(title, sampler, numbers, arrays)
+
+
+@figures.own_settings()
+def draw(path: Path, runs: list[Run], footer: str) -> None:
+    """The figure of some runs, a column each."""
+    shape = runs[0].arrays["test images"].shape
+    width = 0.94 * figures.WIDTH / len(runs)
+    strip = width * ROWS / COLUMNS * shape[1] / shape[2]
+    heights = 0.7 + 3 * (strip + 0.3), 0.5 * width + 0.6, width + 0.5
+    figure, body = figures.new_figure(sum(heights), footer)
+    columns = np.atleast_1d(body.subfigures(1, len(runs)))
+    for column, run in zip(columns, runs, strict=True):
+        images, sphere, plane = column.subfigures(3, 1, height_ratios=heights)
+        column.suptitle(run.title, fontsize=10)
+        _images(images, run)
+        labels = run.arrays.get("test_labels")
+        for part, name, show in ((sphere, "groups", _sphere), (plane, "tsne", _plane)):
+            if name in run.arrays:
+                points = run.arrays[name]
+                shown = None if labels is None else labels[: len(points)]
+                show(part, run, *figures.coloured(points, shown))
+    figures.save(figure, path)
+
+
+def _images(body, run: Run) -> None:
+    names = {
+        "test images": "(a) x",
+        "reconstructions": "reconstructions of x",
+        f"samples: {run.sampler}": f"new, {run.sampler}",
+    }
+    for axes, (key, name) in zip(body.subplots(3), names.items(), strict=True):
+        axes.imshow(figures.tile(run.arrays[key][: COLUMNS * ROWS], COLUMNS))
+        axes.set_title(name, fontsize=9)
+        axes.axis("off")
+
+
+def _sphere(body, run: Run, points, labels, style, key) -> None:
+    centre = points.mean(axis=0)
+    length = np.linalg.norm(centre)
+    view = centre / length if length > 0.3 else np.full(3, 3**-0.5)
+    for axes, way, name in zip(body.subplots(1, 2), (view, -view), ("front", "back"), strict=True):
+        share = 100 * figures.hemisphere(axes, way, points, style) / len(points)
+        axes.set_title(f"(b) three groups, {name}: {share:.3g} %", fontsize=9)
+
+
+def _plane(body, run: Run, points, labels, style, key) -> None:
+    axes = body.subplots()
+    axes.scatter(*points.T, **style)
+    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axes.spines[:].set_color("0.8")
+    accuracy = run.numbers.get("knn_accuracy")
+    known = f", k-NN accuracy {accuracy:.3f}" if accuracy is not None else ""
+    axes.set_title(f"(c) t-SNE{known}", fontsize=9)
+    if isinstance(key, list):
+        text = {"ha": "center", "va": "center", "weight": "bold", "path_effects": figures.HALO}
+        for name in np.unique(labels):
+            axes.text(*np.median(points[labels == name], axis=0), f"{name}", fontsize=9, **text)
+
+
+@command
+def main() -> None:
+    """Read the runs, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="WORKDIR[:SAMPLER]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("figure1.png"), metavar="FILE", help="(%(default)s)"
+    )
+    arguments = parser.parse_args()
+    runs = [read(text) for text in arguments.runs]
+    modes = dict.fromkeys(run.numbers.get("batch_norm", "running") for run in runs)
+    footer = f"MSE: sum over an image's values. BatchNorm: {', '.join(modes)} statistics."
+    draw(arguments.out, runs, footer)
+    tell(f"figure: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
