@@ -41,6 +41,8 @@ from hsjax.files import user_cache
 from hsjax.settings import all_settings, find, shorten
 from hsjax.terminal import command, tell
 
+# Reconstruction errors (1000 × mean per value) below which the paper calls a model useful.
+USEFUL = {"cifar10": 8.0}
 QUICK = {
     "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=0,3,10"],
     "n": "16,32,64",
@@ -185,7 +187,7 @@ def distances(row: dict, key: str = "to_test") -> dict[str, float]:
     }
 
 
-def table(rows: list[dict], samplers: list[str]) -> str:
+def table(rows: list[dict], samplers: list[str], key: str = "to_test") -> str:
     """A line for each (kind, strength, n): means over seeds, ± their deviation if several."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -201,12 +203,14 @@ def table(rows: list[dict], samplers: list[str]) -> str:
         cells = [cell([m[key] for m in numbers]) for key in ("mse_sum", "mse_sum_sampled_z")]
         labelled = all("knn_accuracy" in m for m in numbers)
         cells.append(cell([m["knn_accuracy"] for m in numbers]) if labelled else "-")
-        cells += [cell([distances(row)[name] for row in group]) for name in samplers]
+        cells += [cell([distances(row, key)[name] for row in group]) for name in samplers]
         lines.append([kind, str(n), f"{strength:g}", str(len(group)), *cells])
     return terminal.table(lines, heads=3)
 
 
-def equal_error(rows: list[dict], sampler: str, mse: float) -> dict[str, float]:
+def equal_error(
+    rows: list[dict], sampler: str, mse: float, key: str = "to_test"
+) -> dict[str, float]:
     """Distance at this reconstruction error (sum, z = μ), by kind of model.
 
     Seeds are averaged, and the points of a kind joined by straight lines in order of their error;
@@ -217,7 +221,7 @@ def equal_error(rows: list[dict], sampler: str, mse: float) -> dict[str, float]:
         by_strength: dict[float, list] = {}
         for row in rows:
             if row["kind"] == kind:
-                pair = row["numbers"]["mse_sum"], distances(row)[sampler]
+                pair = row["numbers"]["mse_sum"], distances(row, key)[sampler]
                 by_strength.setdefault(row["strength"], []).append(pair)
         front = sorted(tuple(np.mean(pairs, axis=0)) for pairs in by_strength.values())
         errors, values = zip(*front, strict=True)
@@ -226,7 +230,7 @@ def equal_error(rows: list[dict], sampler: str, mse: float) -> dict[str, float]:
     return found
 
 
-def plot(path: Path, rows: list[dict]) -> list[Path]:
+def plot(path: Path, rows: list[dict], key: str = "to_test") -> list[Path]:
     """Figure 2 over n, and for each n over the strength; as far as there are two points to join."""
     config, numbers = rows[0]["config"], rows[0]["numbers"]
     networks = numbers["generation"]
@@ -245,7 +249,7 @@ def plot(path: Path, rows: list[dict]) -> list[Path]:
             "style": "dashed" if row["kind"] in dashed else "solid",
             **{key: row[key] for key in ("n", "seed", "strength")},
             "mse": row["numbers"]["mse_per_value_x1000"],
-            "distances": distances(row),
+            "distances": distances(row, key),
         }
 
     dimensions = sorted({row["n"] for row in rows})
@@ -259,9 +263,11 @@ def plot(path: Path, rows: list[dict]) -> list[Path]:
         chosen = [drawn(row, row["kind"]) for row in rows if row["n"] == n]
         if len({row["strength"] for row in chosen}) > 1:
             written.append((path.with_name(f"{path.stem}_n{n}.png"), chosen, "strength"))
-    distance = f"{networks[0]['distance']}, samples against {numbers.get('split', 'test')}"
+    against = "reconstructions" if key != "to_test" else numbers.get("split", "test")
+    distance = f"{networks[0]['distance']}, samples against {against}"
+    useful = USEFUL.get(config["data"]["name"])
     for file, chosen, join in written:
-        tradeoff.tradeoff(file, chosen, footer, distance_name=distance, join=join)
+        tradeoff.tradeoff(file, chosen, footer, distance_name=distance, join=join, useful=useful)
     return [file for file, _, _ in written]
 
 
@@ -272,8 +278,15 @@ def judgement(row: dict) -> str:
     return f"{numbers['split']} images, BatchNorm {numbers['batch_norm']}{scaled}"
 
 
-def report(path: Path, rows: list[dict], equal: list[float] | None = None) -> None:
-    """Print the table and what stands at equal error (quartiles if not given), draw the figures."""
+def report(
+    path: Path, rows: list[dict], equal: list[float] | None = None, key: str = "to_test"
+) -> None:
+    """Print the table and what stands at equal error (quartiles if not given), draw the figures.
+
+    The key says which distance counts: "to_test", or "to_reconstructions", the paper's self-FD.
+    """
+    if key != "to_test":
+        path = path.with_stem(f"{path.stem}_self")
     for row in rows:
         if "diverged" in row:
             name = Point(*(row[field] for field in Point._fields))
@@ -284,15 +297,16 @@ def report(path: Path, rows: list[dict], equal: list[float] | None = None) -> No
     judgements = dict.fromkeys(map(judgement, rows))
     for i, which in enumerate(judgements):
         own = path if i == 0 else path.with_stem(f"{path.stem}_{i + 1}")
-        _report(own, which, [row for row in rows if judgement(row) == which], equal)
+        _report(own, which, [row for row in rows if judgement(row) == which], equal, key)
 
 
-def _report(path, which, rows, equal):
+def _report(path, which, rows, equal, key):
     """The same of rows that were judged alike."""
     samplers = list(distances(rows[0]))
     distance = rows[0]["numbers"]["generation"][0]["distance"]
-    tell(f"\n{distance} of samples to {which}, by sampler (± over seeds)")
-    tell(table(rows, samplers))
+    against = "" if key == "to_test" else "reconstructions of "
+    tell(f"\n{distance} of samples to {against}{which}, by sampler (± over seeds)")
+    tell(table(rows, samplers, key))
     reference = rows[0]["kind"]
     for n in sorted({row["n"] for row in rows}):
         chosen = [row for row in rows if row["n"] == n]
@@ -302,12 +316,12 @@ def _report(path, which, rows, equal):
         tell(f"at equal MSE (sum, z = μ), n = {n}: distance over that of {reference}")
         for mse in equal or np.linspace(min(errors), max(errors), 5)[1:-1]:
             for sampler in samplers:
-                found = equal_error(chosen, sampler, mse)
+                found = equal_error(chosen, sampler, mse, key)
                 mine = found.pop(reference, None)
                 if mine and found:
                     cells = "  ".join(f"{kind} {v / mine:.2f}" for kind, v in found.items())
                     tell(f"  MSE {mse:.3g}  {sampler:<18}  {reference} {mine:.4g}  {cells}")
-    for file in plot(path, rows):
+    for file in plot(path, rows, key):
         tell(f"figure: {file}")
 
 
@@ -368,10 +382,18 @@ def main() -> None:
         metavar="MSE",
         help="reconstruction errors to compare at; quartiles if not given",
     )
+    parser.add_argument(
+        "--self",
+        action="store_const",
+        dest="key",
+        const="to_reconstructions",
+        default="to_test",
+        help="compare samples with reconstructions, as the paper does, not with test images",
+    )
     parser.add_argument("--quick", action="store_true", help="digits, in ten minutes on two cores")
     arguments = parser.parse_args()
     if arguments.plot:
-        report(arguments.plot[0], read(arguments.plot), arguments.equal)
+        report(arguments.plot[0], read(arguments.plot), arguments.equal, arguments.key)
     else:
         sweep(arguments)
 
@@ -411,7 +433,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         append(arguments.out, run(point, config, dataset, workdir))
     kept = [identity(config) for _, config in jobs]
     rows = [row for row in read([arguments.out]) if row["config"] in kept]
-    report(arguments.out, rows, arguments.equal)
+    report(arguments.out, rows, arguments.equal, arguments.key)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,13 @@ def average_seeds(rows: list[dict], sampler: str, join: str) -> dict[str, Curve]
 
 @own_settings()
 def tradeoff(
-    path: Path, rows: list[dict], footer: str, *, distance_name: str, join: str = "n"
+    path: Path,
+    rows: list[dict],
+    footer: str,
+    *,
+    distance_name: str,
+    join: str = "n",
+    useful: float | None = None,
 ) -> None:
     """Figure 2: reconstruction error against the distance of samples, a panel per sampler.
 
@@ -67,6 +73,7 @@ def tradeoff(
       distance_name: what the distances are, the label of the y axis.
       join: what a curve runs along, and the number written at its points, "n" (at its ends) or
         "strength" (at each), a further entry of the rows.
+      useful: the region of errors below this is shaded.
     """
     samplers = list(dict.fromkeys(name for row in rows for name in row["distances"])) or ["no runs"]
     styles = {
@@ -87,6 +94,8 @@ def tradeoff(
     notes = ["lower left is better", "bars: ± std over seeds"]
     if len(samplers) > 1:
         notes.append(f"each panel has its own {'log ' if logarithmic else ''}y axis")
+    if useful:
+        notes.append(f"shaded: MSE < {useful:g}, which the paper calls useful")
     if not alone:
         notes.append("numbers at the ends: n" if join == "n" else f"numbers: {join}")
     if join != "n" or alone:
@@ -109,6 +118,8 @@ def tradeoff(
         describe(axes, sampler)
         axes.tick_params(labelbottom=True)
         axes.margins(0.12)
+        if useful:
+            axes.axvspan(0.0, useful, color="0.93", zorder=0)
         for label, curve in panels[sampler].items():
             bars = {"xerr": curve.mse_spread, "yerr": curve.distance_spread, "elinewidth": 0.8}
             axes.errorbar(curve.mse, curve.distance, **bars, **styles[label], markersize=5)
