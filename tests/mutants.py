@@ -605,6 +605,56 @@ train.py: a resumed epoch starts again
 test_experiment.py::test_a_stopped_run_ends_as_if_it_had_not_been
 - int(state.step) % len(order)
 + 0
+
+data.py: held-out images are trained on
+test_data.py::test_held_out_images_are_whole_and_apart
+- np.sort(drawn[held:])
++ np.sort(drawn)
+
+data.py: labels of other images beside those that are held out
+test_data.py::test_held_out_images_are_whole_and_apart
+- test_labels=None if labels is None else labels[held_out]
++ test_labels=None if labels is None else labels[drawn[:held]]
+
+experiment.py: nothing is held out
+test_experiment.py::test_held_out_images_are_never_trained_on
+- data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
++ dataset
+
+experiment.py: beta relative to no regulariser
+test_experiment.py::test_beta_relative_to_nothing
+- row["regulariser"] == 0.0
++ row["regulariser"] < 0.0
+
+batches.py: a last batch of one image and copies of another
+test_evaluate.py::test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one
+- indices % np.int32(count)
++ np.where(mask, indices, np.int32(0))
+
+settings.py: the gain of another data set
+test_settings.py::test_the_published_recipe_in_every_row
+- "mnist": 50_000.0
++ "mnist": 500_000.0
+
+settings.py: a shorter run is never decayed
+test_settings.py::test_a_shorter_run_shortens_annealing_and_decay
+- max(1, round(share * e)) for e
++ e for e
+
+settings.py: half compression drops, too
+test_settings.py::test_the_published_recipe_in_every_row
+- "loss.annealing": "published"}
++ "loss.annealing": "published_drop"}
+
+sweep.py: rows that were judged in two ways in one table
+test_sweep.py::test_runs_are_judged_in_several_ways_and_told_apart
+- [row for row in rows if judgement(row) == which]
++ rows
+
+compare.py: samples of the run's own sampler alone
+test_compare.py::test_runs_side_by_side
+- sampler = sampler or config
++ sampler = config
 """
 
 

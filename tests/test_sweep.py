@@ -110,6 +110,8 @@ def test_runs_are_judged_in_several_ways_and_told_apart(tmp_path, monkeypatch, c
     output = capsys.readouterr().out
     assert "of samples to test images, BatchNorm running, by sampler" in output
     assert "of samples to validation images, BatchNorm batch, by sampler" in output
+    told = [row.split() for row in output.splitlines() if row.strip().startswith("compressed")]
+    assert {runs for _, _, _, runs, *_ in told} == {"1"}
     assert (tmp_path / "sweep_n4.png").exists()
     assert (tmp_path / "sweep_2_n4.png").exists()
 
