@@ -37,7 +37,8 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "Python file of the run's config; configs/default.py if not given. The other files in configs/ "
-    "are experiments. Those named after a data set take a method: configs/mnist.py:rae",
+    "are experiments. Those named after a data set take a method, and a number of epochs for a "
+    "shorter run: configs/mnist.py:rae:30",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -149,8 +150,8 @@ def _run() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := user_cache()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
 
-    path, _, method = FLAGS["config"].config_filename.partition(":")
-    workdir = WORKDIR.value or str(Path("runs") / "_".join(filter(None, (Path(path).stem, method))))
+    path, *setting = FLAGS["config"].config_filename.split(":")
+    workdir = WORKDIR.value or str(Path("runs") / "_".join((Path(path).stem, *setting)))
     processes = COORDINATOR.value, PROCESSES.value, PROCESS.value
     several = DISTRIBUTED.value or processes != (None, None, None)
     try:

@@ -96,8 +96,8 @@ def get_config(name: str = "standard") -> ConfigDict:
         "projected_gmm",
         "angles",
     )
-    # Statistics of BatchNorm: "running", those of training, or "batch", those of the batch that is
-    # judged (the published numbers).
+    # Statistics of BatchNorm: "running", those of training, or "batch", those of the batch of
+    # train.batch_size that is judged (the published numbers).
     evaluate.batch_norm = "running"
     # frechet, kid, prdc: of images, over a feature network; the others: of latents.
     evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
