@@ -96,9 +96,11 @@ def _sphere(body, run: Run, points, labels, style, key) -> None:
     centre = points.mean(axis=0)
     length = np.linalg.norm(centre)
     view = centre / length if length > 0.3 else np.full(3, 3**-0.5)
-    for axes, way, name in zip(body.subplots(1, 2), (view, -view), ("front", "back"), strict=True):
+    for axes, way, name in zip(
+        body.subplots(1, 2), (view, -view), ("(b) front", "back"), strict=True
+    ):
         share = 100 * figures.hemisphere(axes, way, points, style) / len(points)
-        axes.set_title(f"(b) three groups, {name}: {share:.3g} %", fontsize=9)
+        axes.set_title(f"{name}, {share:.3g} %", fontsize=9)
 
 
 def _plane(body, run: Run, points, labels, style, key) -> None:
