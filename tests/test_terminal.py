@@ -121,6 +121,7 @@ def test_a_long_phase_counts_its_seconds(monkeypatch):
 NUMBERS = {
     **{
         "test_images": 10_000,
+        "split": "test",
         "epoch": 300,
         "mse_sum": 56.78,
         "knn_accuracy": 0.9,
