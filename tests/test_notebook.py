@@ -60,6 +60,7 @@ def test_a_short_tour(monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_tour(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")  # it is nearly all training
     text, shown = executed(100, monkeypatch)
     check(text, shown)
     standard, compressed = re.search(
