@@ -10,11 +10,6 @@ from ml_collections import ConfigDict
 from configs import cifar, default
 from hsjax import settings
 
-# What a method takes on these data: that of CIFAR10, and annealing over a third of the run.
-SETTINGS = cifar.SETTINGS | {
-    "spherical": cifar.SETTINGS["spherical"] | {"loss.annealing_epochs": 33},
-}
-
 
 def get_config(name: str = "standard") -> ConfigDict:
     config = default.get_config(name)
@@ -26,4 +21,4 @@ def get_config(name: str = "standard") -> ConfigDict:
     config.model.stages = (32, 64, 128, 256)
     config.train.epochs = 100
     config.train.decay_epochs = (90,)
-    return settings.apply(config, name, SETTINGS)
+    return settings.apply(config, name, cifar.SETTINGS)

@@ -76,7 +76,7 @@ def draw(path: Path, runs: list[Run], footer: str) -> None:
             if name in run.arrays:
                 points = run.arrays[name]
                 shown = None if labels is None else labels[: len(points)]
-                show(part, run, *figures.coloured(points, shown))
+                show(part.subplots(1, 2 if name == "groups" else 1), run, points, shown)
     figures.save(figure, path)
 
 
@@ -92,29 +92,19 @@ def _images(body, run: Run) -> None:
         axes.axis("off")
 
 
-def _sphere(body, run: Run, points, labels, style, key) -> None:
-    centre = points.mean(axis=0)
-    length = np.linalg.norm(centre)
-    view = centre / length if length > 0.3 else np.full(3, 3**-0.5)
-    for axes, way, name in zip(
-        body.subplots(1, 2), (view, -view), ("(b) front", "back"), strict=True
-    ):
-        share = 100 * figures.hemisphere(axes, way, points, style) / len(points)
+def _sphere(pair, _, points, labels) -> None:
+    points, _, style, _ = figures.coloured(points, labels)
+    view, _ = figures.outlook(points)
+    for axes, way, name in zip(pair, (view, -view), ("(b) front", "back"), strict=True):
+        share = 100 * figures.hemisphere(axes, way, points, style) / max(len(points), 1)
         axes.set_title(f"{name}, {share:.3g} %", fontsize=9)
 
 
-def _plane(body, run: Run, points, labels, style, key) -> None:
-    axes = body.subplots()
-    axes.scatter(*points.T, **style)
-    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
-    axes.spines[:].set_color("0.8")
+def _plane(axes, run: Run, points, labels) -> None:
+    figures.plane(axes, *figures.coloured(points, labels))
     accuracy = run.numbers.get("knn_accuracy")
     known = f", k-NN accuracy {accuracy:.3f}" if accuracy is not None else ""
     axes.set_title(f"(c) t-SNE{known}", fontsize=9)
-    if isinstance(key, list):
-        text = {"ha": "center", "va": "center", "weight": "bold", "path_effects": figures.HALO}
-        for name in np.unique(labels):
-            axes.text(*np.median(points[labels == name], axis=0), f"{name}", fontsize=9, **text)
 
 
 @command

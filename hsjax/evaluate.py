@@ -268,7 +268,7 @@ def _notes(config, dataset, count, batch_size) -> list[str]:
     """What a reader of the numbers must know."""
     wanted, lacks, notes = config.evaluate, features.lacking(dataset), []
     if wanted.split == "validation":
-        notes.append("the images are those held out of training, called test here all the same")
+        notes.append("'test' means the images held out of training here")
     if wanted.latent_scale != 1.0:
         notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
     if wanted.batch_norm == "batch":

@@ -186,7 +186,7 @@ def coloured(points: np.ndarray, labels: np.ndarray | None):
     Rows that aren't finite are left out, and the order is mixed, lest the last class hide the rest.
 
     Returns:
-      (points [kept, d], labels [kept] | None, arguments of `scatter`, the key for `add_key`).
+      (points [kept, d], labels [kept] | None, arguments of `scatter`, the key for `_add_key`).
     """
     points = np.asarray(points, float)
     kept = np.flatnonzero(np.isfinite(points).all(axis=1))
@@ -210,7 +210,7 @@ def coloured(points: np.ndarray, labels: np.ndarray | None):
     return points, labels, style | {"c": colours, "alpha": 0.9 if few else 0.55}, key
 
 
-def add_key(body: SubFigure, axes, key) -> None:
+def _add_key(body: SubFigure, axes, key) -> None:
     """A legend of classes beside the axes, or a colour bar where they are too many."""
     if isinstance(key, ScalarMappable):
         body.colorbar(key, ax=axes, label="class", shrink=0.6, ticks=MaxNLocator(integer=True))
@@ -263,6 +263,17 @@ def hemisphere(axes: Axes, view: np.ndarray, points: np.ndarray, style: dict) ->
     return int(near.sum())
 
 
+def outlook(points: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Where to look at unit vectors [count, 3] from, and whether they form an island.
+
+    That is their mean direction if they do, else (1, 1, 1).
+    """
+    centre = points.sum(axis=0) / max(len(points), 1)
+    concentration = np.linalg.norm(centre)  # 1 for a single point, 0 for an even spread
+    island = bool(concentration > 0.3)
+    return (centre / concentration if island else np.full(3, 3**-0.5)), island
+
+
 @own_settings()
 def groups_on_sphere(
     path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str
@@ -275,10 +286,7 @@ def groups_on_sphere(
     """
     points, labels, style, key = coloured(points, labels)
     total = max(len(points), 1)
-    centre = points.sum(axis=0) / total
-    concentration = np.linalg.norm(centre)  # 1 for a single point, 0 for an even spread
-    island = concentration > 0.3
-    view = centre / concentration if island else np.full(3, 3**-0.5)
+    view, island = outlook(points)
     radius = np.quantile(np.linalg.norm(points - view, axis=1), 0.995) if island else 2.0
     enlarged = radius < 0.6
     figure, body = new_figure(3.3 if enlarged else 4.4, footer)
@@ -299,24 +307,17 @@ def groups_on_sphere(
     unlabelled = ", no labels" if labels is None else ""
     title = f"{len(points):,} latents averaged in three groups (axes 1, 2, 3), on S²{unlabelled}"
     body.suptitle(title, fontsize=11)
-    add_key(body, grid, key)
+    _add_key(body, grid, key)
     save(figure, path)
 
 
-@own_settings()
-def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str) -> None:
-    """Figure 1c: a t-SNE projection of the latents, [count, 2], coloured by class."""
-    points, labels, style, key = coloured(points, labels)
-    figure, body = new_figure(5.8, footer)
-    axes = body.subplots()
+def plane(axes: Axes, points: np.ndarray, labels: np.ndarray | None, style: dict, key) -> None:
+    """Points of the plane as `coloured` gives them, with the names of their classes."""
     axes.scatter(*points.T, **style)
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.margins(0.03)
     axes.spines[:].set_color("0.8")
-    unlabelled = ", no labels" if labels is None else ""
-    axes.set_title(f"t-SNE of {len(points):,} latents{unlabelled}", fontsize=11)
-    axes.set_xlabel("t-SNE axes and distances have no unit", fontsize=9, color="0.4")
-    if isinstance(key, list) and key:
+    if labels is not None and isinstance(key, list) and key:
         # A class's name at its point nearest to its median, if all of them find a place apart.
         groups = [points[labels == name] for name in np.unique(labels)]
         places = [g[np.argmin(np.linalg.norm(g - np.median(g, 0), axis=1))] for g in groups]
@@ -325,7 +326,19 @@ def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str)
             text = {"ha": "center", "va": "center", "weight": "bold", "path_effects": HALO}
             for name, place in zip(np.unique(labels), places, strict=True):
                 axes.text(*place, f"{name}", fontsize=11, **text)
-    add_key(body, axes, key)
+
+
+@own_settings()
+def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str) -> None:
+    """Figure 1c: a t-SNE projection of the latents, [count, 2], coloured by class."""
+    points, labels, style, key = coloured(points, labels)
+    figure, body = new_figure(5.8, footer)
+    axes = body.subplots()
+    plane(axes, points, labels, style, key)
+    unlabelled = ", no labels" if labels is None else ""
+    axes.set_title(f"t-SNE of {len(points):,} latents{unlabelled}", fontsize=11)
+    axes.set_xlabel("t-SNE axes and distances have no unit", fontsize=9, color="0.4")
+    _add_key(body, axes, key)
     save(figure, path)
 
 

@@ -105,7 +105,7 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Mapping[str, Any]
     name, colon, epochs = name.partition(":")
     fields = {**of_data.get(setting.method, {}), **setting.fields}
     if fields.get("loss.annealing", "none") != "none":
-        fields = {"loss.annealing_epochs": -(-config.train.epochs // 3), **fields}
+        fields = {"loss.annealing_epochs": max(1, round(config.train.epochs / 3)), **fields}
     if fields.get("method.std_angle_gain", 0.0) is None:
         gain = STD_ANGLE_GAINS.get(config.data.name)
         fields["method.std_angle_gain"] = placeholder(float) if gain is None else gain

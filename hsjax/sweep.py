@@ -38,8 +38,7 @@ from hsjax import data, experiment, settings, terminal, tradeoff
 from hsjax.config import method_fields, validate
 from hsjax.errors import UserError
 from hsjax.files import user_cache
-from hsjax.settings import all_settings, find, shorten
-from hsjax.terminal import command, tell
+from hsjax.terminal import command, fold, tell
 
 # Reconstruction errors (1000 × mean per value) below which the paper calls a model useful.
 USEFUL = {"cifar10": 8.0}
@@ -71,8 +70,10 @@ def points(texts: list[str], dimensions: list[int], seeds: list[int]) -> list[Po
     pairs = []
     for text in texts:
         kind, _, strengths = text.partition("=")
-        if kind not in all_settings():
-            raise UserError(f"{text!r}: the kind of model is one of {', '.join(all_settings())}")
+        if kind not in settings.all_settings():
+            raise UserError(
+                f"{text!r}: the kind of model is one of {', '.join(settings.all_settings())}"
+            )
         try:
             pairs += [(kind, float(strength)) for strength in strengths.split(",")]
         except ValueError:
@@ -89,8 +90,8 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
       UserError: no such file or field, or a value that does not fit it.
     """
     config = _base(path, point.kind)
-    if epochs:
-        shorten(config, epochs)
+    if epochs is not None:
+        settings.shorten(config, epochs)
     config.train.checkpoints_kept = 1
     config.sample.sampler = "projected_gaussian"
     config.evaluate.feature_seeds = (0, 1, 2)
@@ -102,7 +103,7 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
         except (SyntaxError, ValueError):
             value = text  # a plain word
         _update(config, {field: value}, f"--set {change}")
-    _update(config, {find(point.kind).strength: point.strength}, str(point))
+    _update(config, {settings.find(point.kind).strength: point.strength}, str(point))
     config.model.latent_dim, config.seed = point.n, point.seed
     if config.loss.annealing != "none":
         config.loss.annealing_epochs = -(-config.train.epochs // 3)
@@ -122,7 +123,7 @@ def _base(path: str, kind: str = "") -> ConfigDict:
     if inspect.signature(module.get_config).parameters:
         return module.get_config(kind).lock()
     config = module.get_config()
-    config.method = method_fields(find(kind).method)
+    config.method = method_fields(settings.find(kind).method)
     return settings.apply(config, kind, {}).lock()
 
 
@@ -241,7 +242,7 @@ def plot(path: Path, rows: list[dict], key: str = "to_test") -> list[Path]:
         f"network{'s' * (len(networks) > 1)}, {numbers['sample_count']} samples, "
         f"fitted to the {numbers['fit_split']} means; {judgement(rows[0])}"
     )
-    dashed = {kind for kind, about in all_settings().items() if about.method == kind}
+    dashed = {kind for kind, one in settings.all_settings().items() if one.method != "spherical"}
 
     def drawn(row, label):
         return {
@@ -255,7 +256,7 @@ def plot(path: Path, rows: list[dict], key: str = "to_test") -> list[Path]:
     dimensions = sorted({row["n"] for row in rows})
     written = []
     if len(dimensions) > 1:
-        strengths = {row["kind"]: find(row["kind"]).strength for row in rows}
+        strengths = {row["kind"]: settings.find(row["kind"]).strength for row in rows}
         signs = {k: "β" if strength == "loss.beta" else "w" for k, strength in strengths.items()}
         labelled = [drawn(r, f"{r['kind']}, {signs[r['kind']]} {r['strength']:g}") for r in rows]
         written.append((path.with_suffix(".png"), labelled, "n"))
@@ -305,7 +306,7 @@ def _report(path, which, rows, equal, key):
     samplers = list(distances(rows[0]))
     distance = rows[0]["numbers"]["generation"][0]["distance"]
     against = "" if key == "to_test" else "reconstructions of "
-    tell(f"\n{distance} of samples to {against}{which}, by sampler (± over seeds)")
+    tell("\n" + fold(f"{distance} of samples to {against}{which}, by sampler (± over seeds)"))
     tell(table(rows, samplers, key))
     reference = rows[0]["kind"]
     for n in sorted({row["n"] for row in rows}):
@@ -335,7 +336,7 @@ def main() -> None:
         "points",
         nargs="*",
         metavar="KIND=STRENGTH,...",
-        help=f"KIND is one of {', '.join(all_settings())}",
+        help=f"KIND is one of {', '.join(settings.all_settings())}",
     )
     parser.add_argument(
         "--config",

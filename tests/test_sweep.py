@@ -44,8 +44,8 @@ def test_points_are_seed_by_seed_and_shards_share_them():
 @pytest.mark.parametrize("base", ["configs/digits.py", "configs/digits_standard.py"])
 @pytest.mark.parametrize("kind", settings.all_settings())
 def test_every_kind_is_a_valid_config_with_its_strength(kind, base):
-    changes = ["method.std_angle_gain=7.0"] if kind.startswith("published") else []
-    changes = [] if kind == "published_standard" else changes
+    unset = "method.std_angle_gain" in settings.find(kind).fields
+    changes = ["method.std_angle_gain=7.0"] * unset
     config = sweep.config_of(base, sweep.Point(kind, 7.5, 8, 3), changes)
     group, field = settings.find(kind).strength.split(".")
     assert config[group][field] == 7.5
