@@ -10,6 +10,13 @@ from ml_collections import ConfigDict
 from configs import cifar, default
 from hsjax import settings
 
+# What a method takes on these data: that of CIFAR10, but for the authors' constants, by size.
+SETTINGS = cifar.SETTINGS | {
+    "swae": {"loss.beta": 614.0, "sample.sampler": "own"},
+    "spherical_swae": {"loss.beta": 122_880.0, "sample.sampler": "own"},
+    "sphere_encoder": {"sample.sampler": "own"},
+}
+
 
 def get_config(name: str = "standard") -> ConfigDict:
     config = default.get_config(name)
@@ -21,4 +28,4 @@ def get_config(name: str = "standard") -> ConfigDict:
     config.model.stages = (32, 64, 128, 256)
     config.train.epochs = 100
     config.train.decay_epochs = (90,)
-    return settings.apply(config, name, cifar.SETTINGS)
+    return settings.apply(config, name, SETTINGS)

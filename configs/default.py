@@ -76,6 +76,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     sample.sampler = "prior"
     sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
     sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller
+    sample.steps = 4  # how often the sampler own of sphere_encoder decodes, with noise in between
 
     # What a trained run is judged by. These and the sample fields may change without a new run.
     config.evaluate = evaluate = ConfigDict()

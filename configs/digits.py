@@ -25,6 +25,11 @@ SETTINGS = {
     "autoencoder": {"sample.sampler": "gmm"},
     "rae": {"loss.beta": 0.01, "sample.sampler": "gmm"},
     "sphere_ae": {"sample.sampler": "own"},
+    "svae": {"loss.beta": 0.1, "sample.sampler": "own"},
+    "swae": {"loss.beta": 1.0, "sample.sampler": "own"},
+    "wae": {"loss.beta": 10.0, "sample.sampler": "own"},
+    "spherical_swae": {"loss.beta": 100.0, "sample.sampler": "own"},
+    "sphere_encoder": {"sample.sampler": "own"},
 }
 
 

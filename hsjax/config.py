@@ -150,6 +150,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "sample.sampler": ("prior", _one_of(samplers.SAMPLERS)),
     "sample.fit_split": ("train", _one_of(("train", "test"))),
     "sample.count": (10_000, _whole(2)),
+    "sample.steps": (4, _whole(1, 1000)),
     "evaluate.split": ("test", _one_of(("test", "validation"))),
     "evaluate.latent_scale": (1.0, _POSITIVE),
     "evaluate.samplers": (

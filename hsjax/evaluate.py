@@ -18,6 +18,7 @@ from hsjax.metrics import features, generation, latents, neighbours
 from hsjax.samplers import SAMPLERS, slerp
 
 PICTURED = 64  # images in each panel of a figure
+LARGEST = 10_000  # images in the one batch that the regulariser is taken of
 
 
 class Embedded(NamedTuple):
@@ -119,7 +120,6 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
 def evaluate(
     config: ConfigDict,
     setup: train.Setup,
-    objective: train.Objective,
     inference: Inference,
     state: train.TrainState,
     dataset: data.Dataset,
@@ -128,14 +128,13 @@ def evaluate(
     """Judge a state on the test split.
 
     Reconstructions are decoded from the posteriors' means; the error is given once more for a
-    sampled z, as in training. The terms of the regulariser take the whole test split as their
-    batch. Samples are decoded, rounded to uint8 and compared with as many test images and their
-    reconstructions.
+    sampled z, as in training. The terms of the regulariser take the test split as their batch, or
+    its first 10,000 images. Samples are decoded, rounded to uint8 and compared with as many test
+    images and their reconstructions.
 
     Args:
       config: of the run; its `sample` and `evaluate` fields say what is judged.
       setup: of the run.
-      objective: of the run.
       inference: of the run.
       state: to be judged, on every device of this process.
       dataset: of the run.
@@ -157,7 +156,8 @@ def evaluate(
     numbers: dict[str, Any] = {}
     numbers |= {"epoch": int(state.step) // setup.steps, "test_images": len(images)}
     numbers |= _errors(setup, inference, state, images, test, noise_key, batch_size)
-    terms = inference.terms(objective, state, test, noise_key, images, labels)
+    first, some = jax.tree.map(lambda x: x[:LARGEST], (test, (images, labels)))
+    terms = inference.terms(state, first, noise_key, *some)
     numbers["regulariser"] = float(terms.pop("regulariser"))
     numbers["terms"] = {name: float(value) for name, value in terms.items()}
     numbers |= {name: config.evaluate[name] for name in ("split", "batch_norm", "latent_scale")}
@@ -167,7 +167,7 @@ def evaluate(
     found, arrays = _of_latents(config, dataset, bank.mean, test.mean, say)
     numbers |= found
 
-    prior = partial(inference.prior, objective, state)
+    prior = partial(inference.prior, state, steps=config.sample.steps)
     context = {"prior": prior, "encode": encoded, "decode": decoded}
     fitted_to = bank if config.sample.fit_split == "train" else test
     samples = {}

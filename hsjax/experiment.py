@@ -183,7 +183,8 @@ def _open(config, path, dataset) -> _Run:
     method = METHODS[config.method.name]
     setup, programs = _built(train.static(config), method, shape, count)
     objective = train.build_objective(config)
-    inference = _inference(setup, config.evaluate.latent_scale, config.evaluate.batch_norm)
+    wanted = config.evaluate
+    inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
     return _Run(config, path, dataset, checksums, setup, objective, programs, inference)
 
 
@@ -234,9 +235,6 @@ def _built(static, method, shape, count):
     """Setup and programs, which a sweep over other fields shares."""
     setup = train.build(static, method, shape, count)
     return setup, train.compile_programs(setup, count)
-
-
-_inference = functools.lru_cache(maxsize=8)(build_inference)  # likewise
 
 
 def _train(run, state, checkpoints, records, stop_signal):
@@ -417,7 +415,7 @@ def _evaluate(run, state, records=None) -> dict:
     with Phases() as say:
         with replaced_together(run.path) as new:
             found = evaluation.evaluate(
-                run.config, run.setup, run.objective, run.inference, state, run.dataset, say
+                run.config, run.setup, run.inference, state, run.dataset, say
             )
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)

@@ -20,12 +20,15 @@ class Inference(NamedTuple):
     encode: Callable  # (state, uint8 [B, H, W, C]) -> posterior of [B, n]
     decode: Callable  # (state, [B, n]) -> [B, H, W, C] in [0, 1]
     errors: Callable  # (state, uint8 [B, H, W, C], z [B, n]) -> squared error [B], summed
-    terms: Callable  # (objective, state, posterior, key, images, labels) -> scalars by name
-    prior: Callable  # (objective, state, key, count) -> [count, n]: where the method samples
+    terms: Callable  # (state, posterior, key, images, labels) -> scalars by name
+    prior: Callable  # (state, key, count, steps) -> [count, n]: where the method samples
 
 
 def build_inference(
-    setup: train.Setup, latent_scale: float = 1.0, batch_norm: str = "running"
+    setup: train.Setup,
+    objective: train.Objective,
+    latent_scale: float = 1.0,
+    batch_norm: str = "running",
 ) -> Inference:
     """The functions of a run's model on images as they are in the data.
 
@@ -33,34 +36,43 @@ def build_inference(
     BatchNorm takes its running statistics, or those of the batch if batch_norm is "batch".
     The devices of this process share the rows of what they are given; a state is on all of them.
     """
-    by_batch = batch_norm == "batch"
+    programs = _compile(setup, latent_scale, batch_norm == "batch")
+    return Inference(*(functools.partial(program, objective) for program in programs))
+
+
+@functools.lru_cache(maxsize=8)  # runs that differ in numbers share them
+def _compile(setup: train.Setup, latent_scale: float, by_batch: bool) -> tuple[Callable, ...]:
+    """The functions of `Inference`, in order, each with the run's objective before the state."""
     split = functools.partial(devices.split, devices=jax.local_devices())
 
-    def encode(state, images):
-        return setup.model(state).encode(batches.prepare(split(images)), train=by_batch)
+    def encode(objective, state, images):
+        model = setup.model(objective, state)
+        return model.encode(batches.prepare(split(images)), train=by_batch)
 
-    def decode(state, z):
-        return setup.model(state).decode(split(z), train=by_batch, scale=latent_scale)
+    def decode(objective, state, z):
+        model = setup.model(objective, state)
+        return model.decode(split(z), train=by_batch, scale=latent_scale)
 
-    def errors(state, images, z):
-        return jnp.sum((batches.prepare(images) - decode(state, z)) ** 2, axis=(1, 2, 3))
+    def errors(objective, state, images, z):
+        images = batches.prepare(images)
+        return jnp.sum((images - decode(objective, state, z)) ** 2, axis=(1, 2, 3))
 
     def terms(objective, state, posterior, key, images, labels):
+        model, z = setup.model(objective, state), posterior.sample(key)
         batch = {"images": batches.prepare(images), "labels": labels}
-        method_key, z = jax.random.fold_in(key, 1), posterior.sample(key)
-        return setup.model(state).regularise(objective, posterior, z, key=method_key, **batch)
+        batch["reconstructions"] = model.decode(z)
+        method_key = jax.random.fold_in(key, 1)
+        return model.regularise(posterior, z, key=method_key, sample_key=key, **batch)
 
-    def prior(objective, state, key, count):
-        n, context = setup.config.model.latent_dim, setup.model(state).context()
-        return setup.method.prior(key, count, n, hyper=objective.hyper, **context)
+    def prior(objective, state, key, count, steps):
+        model, n = setup.model(objective, state), setup.config.model.latent_dim
+        context = model.context() | {"hyper": objective.hyper, "steps": steps}
+        for name in ("encode", "decode"):
+            context[name] = functools.partial(context[name], train=by_batch)
+        return setup.method.prior(key, count, n, **context)
 
-    return Inference(
-        jax.jit(encode),
-        jax.jit(decode),
-        jax.jit(errors),
-        jax.jit(terms),
-        jax.jit(prior, static_argnums=3),
-    )
+    jitted = [jax.jit(function) for function in (encode, decode, errors, terms)]
+    return *jitted, jax.jit(prior, static_argnames=("count", "steps"))
 
 
 def embed(inference: Inference, state: train.TrainState, images, batch_size: int) -> Any:

@@ -1,7 +1,8 @@
 """What an encoder says of an image: a law of its latent.
 
 A posterior is a pytree whose leaves have the batch as their first axis. It has `mean` [batch, n],
-which embeds the image, and `sample(key)` -> [batch, n].
+which embeds the image, and `sample(key)` -> [batch, n]. `VonMisesFisher` and `PowerSpherical` are
+laws on a sphere that stand on their own, too.
 
 Example:
   >>> posterior = gaussian(jnp.zeros((5, 16)))
@@ -9,11 +10,17 @@ Example:
   ((5, 8), (5, 8))
 """
 
+import dataclasses
+import functools
+import math
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+
+from hsjax import coordinates
+from hsjax.samplers.sphere import log_area
 
 
 class Posterior(Protocol):
@@ -62,3 +69,219 @@ def gaussian(outputs: Array, **_) -> Gaussian:
 def point(outputs: Array, **_) -> Point:
     """The point that n outputs of an encoder are, [batch, n]."""
     return Point(outputs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VonMisesFisher:
+    """The von Mises-Fisher law: density C_n(κ) exp(κ direction·x) per area of the unit sphere.
+
+    All functions are right in float32 for n from 2 to 1000 and κ from 0 to 10⁴, and differentiable
+    in direction and κ. Davidson et al., 2018 (https://arxiv.org/abs/1804.00891).
+
+    Args:
+      direction: [..., n], unit vectors.
+      kappa: [...], the concentrations κ >= 0.
+      radius: of the sphere on which samples lie, and per whose area densities are.
+
+    Example:
+      >>> law = VonMisesFisher(jnp.eye(3)[0], jnp.float32(2.0))
+      >>> print(f"{law.mean_cosine():.5f}")  # coth κ - 1/κ in three dimensions
+      0.53731
+    """
+
+    direction: Array
+    kappa: Array
+    radius: float = dataclasses.field(default=1.0, metadata={"static": True})
+
+    @property
+    def mean(self) -> Array:
+        """The mean direction, on the sphere, [..., n]; the mean itself is `mean_cosine()` of it."""
+        return self.radius * self.direction
+
+    def mean_cosine(self) -> Array:
+        """E direction·x = A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), [...]."""
+        return _log_mean_exp(self.direction.shape[-1], self.kappa)[1]
+
+    def kl_to_uniform(self) -> Array:
+        """The KLD from the uniform law, κ A_n(κ) + log C_n(κ) - log C_n(0), [...] in nats.
+
+        Its derivative is κ A_n'(κ) (section 3.2 and appendix B there).
+        """
+        log_mean_exp, ratio = _log_mean_exp(self.direction.shape[-1], self.kappa)
+        return self.kappa * ratio - log_mean_exp
+
+    def entropy(self) -> Array:
+        """Differential entropy per area of the sphere, [...] in nats."""
+        return log_area(self.direction.shape[-1], self.radius) - self.kl_to_uniform()
+
+    def log_prob(self, z: Array) -> Array:
+        """Log density per area of the sphere at the directions of z [..., n]: [...]."""
+        n = self.direction.shape[-1]
+        gap = coordinates.project(z, 1.0) - self.direction  # κ (cos - 1) = -κ ‖gap‖²/2
+        along = self.kappa - 0.5 * self.kappa * jnp.sum(gap * gap, axis=-1)
+        return along - _log_mean_exp(n, self.kappa)[0] - log_area(n, self.radius)
+
+    def sample(self, key: Array) -> Array:
+        """Points of the sphere, [..., n], reparameterised.
+
+        The cosine to the direction comes from the first accepted of 16 proposals (Ulrich, 1984;
+        algorithm 1 there), each of which is accepted with a probability above 0.67. Its derivative
+        is scaled for the expected cosine to have the exact one, A_n'(κ). That of the accepted
+        proposal, which others take, is too small by a fifth at n = 3 and by a 200th at n = 128.
+        """
+        n, kappa = self.direction.shape[-1], lax.stop_gradient(self.kappa)
+        gamma_key, uniform_key, tangent_key = jax.random.split(key, 3)
+        # Proposals are w = (h - b g) / (h + b g), with g and h from Gamma((n-1)/2): all that
+        # follows is written in g and h, so that nothing cancels where b is small.
+        shape = (2, 16, *kappa.shape)
+        g, h = jax.random.gamma(gamma_key, 0.5 * (n - 1), shape, kappa.dtype)
+        b = (n - 1) / (2.0 * kappa + jnp.sqrt(4.0 * kappa**2 + (n - 1) ** 2))
+        scale = h + b * g
+        log_odds = 2.0 * kappa * b * (h - g) / ((1.0 + b) * scale)
+        log_odds += (n - 1) * jnp.log((g + h) * (1.0 + b) / (2.0 * scale))
+        uniform = jax.random.uniform(uniform_key, shape[1:], kappa.dtype)
+        first = jnp.argmax(log_odds > jnp.log(uniform), axis=0, keepdims=True)
+        g, h, scale = (jnp.take_along_axis(x, first, axis=0)[0] for x in (g, h, scale))
+        cosine, sine = (h - b * g) / scale, 2.0 * jnp.sqrt(b * g * h) / scale
+        # d cosine / dκ = sine² A' / E sine², where E sine² = (n-1) A / κ.
+        some = jnp.maximum(kappa, 1e-20)
+        _, ratio, slope = _bessel(n, some)
+        speed = sine * slope * some / ((n - 1) * ratio)  # of the angle
+        change = speed * (self.kappa - kappa)  # 0, but for its derivative
+        cosine, sine = cosine + sine * change, sine - cosine * change
+        return self.radius * _around(self.direction, cosine, sine, tangent_key)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PowerSpherical:
+    """The power spherical law: density ∝ (1 + direction·x)^κ per area of the unit sphere.
+
+    Like a von Mises-Fisher law, with simpler functions and no rejection: its cosine is
+    2 Beta((n-1)/2 + κ, (n-1)/2) - 1. De Cao and Aziz, 2020 (https://arxiv.org/abs/2006.04437).
+
+    Args:
+      direction: [..., n], unit vectors.
+      kappa: [...], the concentrations κ >= 0.
+      radius: of the sphere on which samples lie, and per whose area densities are.
+
+    Example:
+      >>> law = PowerSpherical(jnp.eye(3)[0], jnp.float32(2.0))
+      >>> print(f"{law.mean_cosine():.5f}")  # κ / (n - 1 + κ)
+      0.50000
+    """
+
+    direction: Array
+    kappa: Array
+    radius: float = dataclasses.field(default=1.0, metadata={"static": True})
+
+    @property
+    def mean(self) -> Array:
+        """The mean direction, on the sphere, [..., n]; the mean itself is `mean_cosine()` of it."""
+        return self.radius * self.direction
+
+    def mean_cosine(self) -> Array:
+        """E direction·x = κ / (n - 1 + κ), [...]."""
+        return self.kappa / (self.direction.shape[-1] - 1 + self.kappa)
+
+    def kl_to_uniform(self) -> Array:
+        """The KLD from the uniform law, the log area less the entropy, [...] in nats."""
+        beta = 0.5 * (self.direction.shape[-1] - 1)
+        return _gamma_terms(beta, self.kappa)[1] - _gamma_terms(2.0 * beta, self.kappa)[1]
+
+    def entropy(self) -> Array:
+        """Differential entropy per area of the sphere, [...] in nats."""
+        return log_area(self.direction.shape[-1], self.radius) - self.kl_to_uniform()
+
+    def log_prob(self, z: Array) -> Array:
+        """Log density per area of the sphere at the directions of z [..., n]: [...].
+
+        It is -inf opposite to the direction, unless κ = 0.
+        """
+        n = self.direction.shape[-1]
+        sum_ = coordinates.project(z, 1.0) + self.direction  # (1 + cos)/2 = ‖sum‖²/4
+        along = jax.scipy.special.xlogy(self.kappa, 0.25 * jnp.sum(sum_ * sum_, axis=-1))
+        beta = 0.5 * (n - 1)
+        normaliser = _gamma_terms(beta, self.kappa)[0] - _gamma_terms(2.0 * beta, self.kappa)[0]
+        return along - normaliser - log_area(n, self.radius)
+
+    def sample(self, key: Array) -> Array:
+        """Points of the sphere, [..., n], reparameterised (algorithm 1 there)."""
+        beta = 0.5 * (self.direction.shape[-1] - 1)
+        g_key, h_key, tangent_key = jax.random.split(key, 3)
+        g = jax.random.gamma(g_key, beta + self.kappa)  # with an implicit derivative
+        h = jax.random.gamma(h_key, beta, g.shape, g.dtype)
+        cosine, sine = (g - h) / (g + h), 2.0 * jnp.sqrt(g * h) / (g + h)
+        return self.radius * _around(self.direction, cosine, sine, tangent_key)
+
+
+def _around(direction: Array, cosine: Array, sine: Array, key: Array) -> Array:
+    """Unit vectors [..., n] at these cosines [...] to the direction, in tangents at random."""
+    noise = jax.random.normal(key, direction.shape, direction.dtype)
+    along = jnp.sum(noise * direction, axis=-1, keepdims=True)
+    tangent = coordinates.project(noise - along * direction, 1.0)
+    return cosine[..., None] * direction + sine[..., None] * tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _log_mean_exp(n: int, kappa: Array) -> tuple[Array, Array]:
+    """log E exp(κ x_1) of the uniform law on the unit sphere, and its derivative A_n(κ)."""
+    return _bessel(n, kappa)[:2]
+
+
+@_log_mean_exp.defjvp
+def _log_mean_exp_jvp(n, primals, tangents):
+    value, ratio, slope = _bessel(n, *primals)
+    return (value, ratio), (ratio * tangents[0], slope * tangents[0])
+
+
+def _bessel(n: int, kappa: Array) -> tuple[Array, Array, Array]:
+    """log E exp(κ x_1) = log Γ(v+1) (2/κ)^v I_v(κ) with v = n/2 - 1, A_n(κ) and A_n'(κ).
+
+    Debye's expansion (https://dlmf.nist.gov/10.41.E3, with Stirling's of the gamma function) gives
+    them at v >= 24, up to terms of the order v^-4. I_v / I_{v-1} = 1 / (2v/κ + I_{v+1} / I_v) goes
+    down to a smaller v from there. No term cancels another, as in A' = 1 - A² - (n-1) A/κ.
+    """
+    v = 0.5 * n - 1.0
+    steps = max(0, math.ceil(24.0 - v))
+    order = v + steps
+
+    def debye(kappa):
+        z = kappa / order
+        s = jnp.sqrt(1.0 + z * z)
+        u, p = 0.5 * z * z / (1.0 + s), 1.0 / s  # s = 1 + 2u
+        q = p * p
+        series = (p * (3.0 - 5.0 * q) + 2.0) / (24.0 * order)
+        series += q * (1.0 - q * (6.0 - 5.0 * q)) / (16.0 * order**2)
+        cubic = p * q * (375.0 - q * (4779.0 - q * (9945.0 - 5525.0 * q))) - 16.0
+        series += cubic / (5760.0 * order**3)
+        return order * (2.0 * u - jnp.log1p(u)) - 0.5 * jnp.log(s) + series
+
+    def slope_of(function):
+        return lambda kappa: jax.jvp(function, (kappa,), (jnp.ones_like(kappa),))
+
+    def down(k, found):
+        value, ratio, slope = found
+        twice = 2.0 * (order - k)
+        below = twice + kappa * ratio
+        slope = (twice - kappa**2 * slope) / below**2
+        return value + jnp.log1p(kappa * ratio / twice), kappa / below, slope
+
+    (value, ratio), (_, slope) = slope_of(slope_of(debye))(kappa)
+    return lax.fori_loop(0, steps, down, (value, ratio, slope))
+
+
+def _gamma_terms(x: float, kappa: Array) -> tuple[Array, Array]:
+    """L = log Γ(x+κ) - log Γ(x) and κ ψ(x+κ) - L, by Stirling's expansion at x + 8."""
+    value = rest = jnp.zeros_like(kappa)
+    for k in range(8):
+        value -= jnp.log1p(kappa / (x + k))
+        rest += jnp.log1p(kappa / (x + k)) - kappa / (x + k + kappa)
+    x += 8
+    y = x + kappa
+    # κ log y is apart: it cancels between the two.
+    shared = (x - 0.5) * jnp.log1p(kappa / x) - kappa
+    shared += (1.0 / y - 1.0 / x) / 12.0 - (1.0 / y**3 - 1.0 / x**3) / 360.0
+    derivative = -0.5 / y - 1.0 / (12.0 * y**2) + 1.0 / (120.0 * y**4)  # ψ(y) - log y
+    return value + shared + kappa * jnp.log(y), rest + kappa * derivative - shared

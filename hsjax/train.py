@@ -60,25 +60,28 @@ class Setup(NamedTuple):
     learning_rate: Callable[[ArrayLike], ArrayLike]  # of the step
     initial: Callable[[int, Objective], TrainState]  # of the seed and the run's numbers
 
-    def model(self, state: TrainState) -> "Model":
-        """The autoencoder of a state."""
-        return Model(self, state.params, state.batch_stats)
+    def model(self, objective: Objective, state: TrainState) -> "Model":
+        """The autoencoder of a state, and its method with the numbers of the run."""
+        return Model(self, objective, state.params, state.batch_stats)
 
 
 class Model:
     """An autoencoder with its arrays, for images in [0, 1] of the data's shape."""
 
-    def __init__(self, setup: Setup, params: dict, batch_stats: dict):
+    def __init__(self, setup: Setup, objective: Objective, params: dict, batch_stats: dict):
         networks = {name: tree for name, tree in params.items() if name != "method"}
         self.networks: VAE = nnx.merge(setup.graph, networks, batch_stats)
         self.variables = params.get("method", {})
-        self._setup, self._params = setup, params
+        self._setup, self._params, self._hyper = setup, params, objective.hyper
 
     def encode(self, images: Array, *, train: bool = False) -> Any:
         """[batch, height, width, channels] -> posterior, whose mean is [batch, n]."""
         images = batches.pad(images, 2 ** len(self._setup.config.model.stages))
-        outputs = self.networks.encode(images, train=train)
-        return self._setup.method.posterior(outputs, variables=self.variables)
+        return self.posterior(self.networks.encode(images, train=train))
+
+    def posterior(self, outputs: Array) -> Any:
+        """What the encoder's outputs [batch, head] say."""
+        return self._setup.method.posterior(outputs, hyper=self._hyper, variables=self.variables)
 
     def decode(self, z: Array, *, train: bool = False, scale: float = 1.0) -> Array:
         """[batch, n] -> images of scale z, which a model that projects puts on the sphere first."""
@@ -89,27 +92,13 @@ class Model:
         """What methods may ask for by name."""
         return {"variables": self.variables, "encode": self.encode, "decode": self.decode}
 
-    def regularise(
-        self,
-        objective: Objective,
-        posterior: Any,
-        z: Array,
-        *,
-        key: Array,
-        images: Array,
-        labels: Array | None,
-    ) -> dict[str, Array]:
-        """The terms of the method's regulariser for a batch: scalars by name."""
-        return self._setup.method.regulariser(
-            objective.hyper,
-            posterior,
-            z,
-            key=key,
-            images=images,
-            labels=labels,
-            params=self._params,
-            **self.context(),
-        )
+    def regularise(self, posterior: Any, z: Array, **batch) -> dict[str, Array]:
+        """The terms of the method's regulariser for a batch: scalars by name.
+
+        `batch` is what the regulariser may ask for besides: see `Method`.
+        """
+        context = self.context() | {"params": self._params} | batch
+        return self._setup.method.regulariser(self._hyper, posterior, z, **context)
 
 
 def static(config: ConfigDict) -> FrozenConfigDict:
@@ -183,13 +172,12 @@ def build(
         """Those of the regulariser's terms, found without computing any."""
 
         def terms():
-            model = Model(setup, params, batch_stats)
-            outputs = jnp.zeros((train.batch_size, method.head(n)), jnp.float32)
-            posterior = method.posterior(outputs, variables=model.variables)
+            model, key = Model(setup, objective, params, batch_stats), random_key(0)
+            posterior = model.posterior(jnp.zeros((train.batch_size, method.head(n)), jnp.float32))
             images = jnp.zeros((train.batch_size, *shape), jnp.float32)
-            labels = jnp.zeros(train.batch_size, jnp.int32)
-            batch = {"key": random_key(0), "images": images, "labels": labels}
-            return model.regularise(objective, posterior, posterior.mean, **batch)
+            batch = {"images": images, "reconstructions": images, "key": key, "sample_key": key}
+            batch["labels"] = jnp.zeros(train.batch_size, jnp.int32)
+            return model.regularise(posterior, posterior.mean, **batch)
 
         return list(jax.eval_shape(terms))
 
@@ -276,12 +264,14 @@ def train_step(
     beta *= losses.annealing(epoch, form=config.loss.annealing, length=objective.annealing_epochs)
 
     def loss_of(params):
-        model = Model(setup, params, state.batch_stats)
+        model = Model(setup, objective, params, state.batch_stats)
         posterior = model.encode(images, train=True)
         z = posterior.sample(noise_key)
-        mse = losses.squared_error(images, model.decode(z, train=True))
+        reconstructions = model.decode(z, train=True)
+        mse = losses.squared_error(images, reconstructions)
+        batch = {"images": images, "labels": labels, "reconstructions": reconstructions}
         key = jax.random.fold_in(noise_key, 1)
-        terms = model.regularise(objective, posterior, z, key=key, images=images, labels=labels)
+        terms = model.regularise(posterior, z, key=key, sample_key=noise_key, **batch)
         loss = mse + beta * terms["regulariser"]
         batch_stats = nnx.to_pure_dict(nnx.state(model.networks, nnx.BatchStat))
         return loss, (batch_stats, {"loss": loss, "mse": mse, **terms})

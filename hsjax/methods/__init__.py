@@ -8,7 +8,7 @@ Example:
   >>> import jax, jax.numpy as jnp
   >>> method = METHODS["spherical"]
   >>> hyper = method.hyper(8, angle_gain=10.0)
-  >>> posterior = method.posterior(jnp.zeros((5, method.head(8))))  # what an encoder gives
+  >>> posterior = method.posterior(jnp.zeros((5, method.head(8))), hyper=hyper)  # from an encoder
   >>> terms = method.regulariser(hyper, posterior, posterior.sample(jax.random.key(0)))
   >>> sorted(terms)
   ['mean_angles', 'mean_radius', 'regulariser', 'std_angles', 'std_radius']
@@ -19,8 +19,13 @@ from hsjax.methods.base import Bounds, Method, NonNegative, Positive
 from hsjax.methods.cartesian import cartesian
 from hsjax.methods.rae import rae
 from hsjax.methods.sphere_ae import sphere_ae
+from hsjax.methods.sphere_encoder import sphere_encoder
 from hsjax.methods.spherical import spherical
+from hsjax.methods.spherical_swae import spherical_swae
 from hsjax.methods.standard import standard, standard_projected
+from hsjax.methods.svae import svae
+from hsjax.methods.swae import swae
+from hsjax.methods.wae import wae
 
 __all__ = ["METHODS", "Bounds", "Method", "NonNegative", "Positive"]
 
@@ -32,4 +37,9 @@ METHODS: dict[str, Method] = {
     "autoencoder": autoencoder,
     "rae": rae,
     "sphere_ae": sphere_ae,
+    "svae": svae,
+    "swae": swae,
+    "wae": wae,
+    "spherical_swae": spherical_swae,
+    "sphere_encoder": sphere_encoder,
 }

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hsjax import coordinates, posteriors
+
 
 def no_variables(key: Array, n: int, hyper: Any, shape: tuple[int, int, int]) -> dict:
     """Nothing is learned besides the networks."""
@@ -16,6 +18,16 @@ def no_variables(key: Array, n: int, hyper: Any, shape: tuple[int, int, int]) ->
 def normal(key: Array, count: int, n: int, **_) -> Array:
     """New latents from N(0, I), [count, n]."""
     return jax.random.normal(key, (count, n), jnp.float32)
+
+
+def uniform(key: Array, count: int, n: int, **_) -> Array:
+    """New latents, uniform on the sphere of radius √n, [count, n]."""
+    return coordinates.project(normal(key, count, n))
+
+
+def point_on_sphere(outputs: Array, **_) -> posteriors.Point:
+    """The point of the sphere of radius √n in the direction of the outputs, [batch, n]."""
+    return posteriors.Point(coordinates.project(outputs))
 
 
 class Method(NamedTuple):
@@ -29,9 +41,11 @@ class Method(NamedTuple):
     * `variables`: what `variables` made, as training has changed it;
     * `encode(images, train=False)` -> posterior of images in [0, 1], and `decode(z, train=False)`
       -> images; BatchNorm takes its running statistics unless `train`;
-    * of `regulariser` alone: `key`, a random key; `images` [batch, height, width, channels] in
-      [0, 1]; `labels` int32 [batch], None for a set without; `params`, those of the networks: a
-      tree of arrays with "encoder" and "decoder".
+    * of `regulariser` alone: `images` [batch, height, width, channels] in [0, 1]; their
+      `reconstructions` from z; `labels` int32 [batch], None for a set without; `params`, those of
+      the networks: a tree of arrays with "encoder" and "decoder"; `sample_key`, which z was sampled
+      with, and `key`, another random key;
+    * of `prior` alone: `steps`, the config's sample.steps.
     """
 
     head: Callable[[int], int]
@@ -43,7 +57,7 @@ class Method(NamedTuple):
     """
 
     posterior: Callable[..., Any]
-    """``(outputs [batch, head], variables=...)`` -> posterior, see `hsjax.posteriors`."""
+    """``(outputs [batch, head], hyper=..., variables=...)`` -> posterior: `hsjax.posteriors`."""
 
     regulariser: Callable[..., dict[str, Array]]
     """``(hyper, posterior, z, **context)`` -> scalars: "regulariser", which β multiplies, and its
