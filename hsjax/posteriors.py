@@ -101,15 +101,14 @@ class VonMisesFisher:
 
     def mean_cosine(self) -> Array:
         """E direction·x = A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), [...]."""
-        return _log_mean_exp(self.direction.shape[-1], self.kappa)[1]
+        return _functions_of_kappa(self.direction.shape[-1], self.kappa)[1]
 
     def kl_to_uniform(self) -> Array:
         """The KLD from the uniform law, κ A_n(κ) + log C_n(κ) - log C_n(0), [...] in nats.
 
         Its derivative is κ A_n'(κ) (section 3.2 and appendix B there).
         """
-        log_mean_exp, ratio = _log_mean_exp(self.direction.shape[-1], self.kappa)
-        return self.kappa * ratio - log_mean_exp
+        return _functions_of_kappa(self.direction.shape[-1], self.kappa)[2]
 
     def entropy(self) -> Array:
         """Differential entropy per area of the sphere, [...] in nats."""
@@ -119,8 +118,8 @@ class VonMisesFisher:
         """Log density per area of the sphere at the directions of z [..., n]: [...]."""
         n = self.direction.shape[-1]
         gap = coordinates.project(z, 1.0) - self.direction  # κ (cos - 1) = -κ ‖gap‖²/2
-        along = self.kappa - 0.5 * self.kappa * jnp.sum(gap * gap, axis=-1)
-        return along - _log_mean_exp(n, self.kappa)[0] - log_area(n, self.radius)
+        along = -0.5 * self.kappa * jnp.sum(gap * gap, axis=-1)
+        return along - _functions_of_kappa(n, self.kappa)[0] - log_area(n, self.radius)
 
     def sample(self, key: Array) -> Array:
         """Points of the sphere, [..., n], reparameterised.
@@ -146,7 +145,7 @@ class VonMisesFisher:
         cosine, sine = (h - b * g) / scale, 2.0 * jnp.sqrt(b * g * h) / scale
         # d cosine / dκ = sine² A' / E sine², where E sine² = (n-1) A / κ.
         some = jnp.maximum(kappa, 1e-20)
-        _, ratio, slope = _bessel(n, some)
+        _, ratio, _, slope = _bessel(n, some)
         speed = sine * slope * some / ((n - 1) * ratio)  # of the angle
         change = speed * (self.kappa - kappa)  # 0, but for its derivative
         cosine, sine = cosine + sine * change, sine - cosine * change
@@ -225,26 +224,29 @@ def _around(direction: Array, cosine: Array, sine: Array, key: Array) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _log_mean_exp(n: int, kappa: Array) -> tuple[Array, Array]:
-    """log E exp(κ x_1) of the uniform law on the unit sphere, and its derivative A_n(κ)."""
-    return _bessel(n, kappa)[:2]
+def _functions_of_kappa(n: int, kappa: Array) -> tuple[Array, Array, Array]:
+    """log E exp(κ (x_1 - 1)) of the uniform law on the unit sphere, A_n(κ), and the KLD."""
+    return _bessel(n, kappa)[:3]
 
 
-@_log_mean_exp.defjvp
-def _log_mean_exp_jvp(n, primals, tangents):
-    value, ratio, slope = _bessel(n, *primals)
-    return (value, ratio), (ratio * tangents[0], slope * tangents[0])
+@_functions_of_kappa.defjvp
+def _functions_of_kappa_jvp(n, primals, tangents):
+    (kappa,), (dkappa,) = primals, tangents
+    *values, slope = _bessel(n, kappa)
+    return tuple(values), ((values[1] - 1.0) * dkappa, slope * dkappa, kappa * slope * dkappa)
 
 
-def _bessel(n: int, kappa: Array) -> tuple[Array, Array, Array]:
-    """log E exp(κ x_1) = log Γ(v+1) (2/κ)^v I_v(κ) with v = n/2 - 1, A_n(κ) and A_n'(κ).
+def _bessel(n: int, kappa: Array) -> tuple[Array, Array, Array, Array]:
+    """log E exp(κ (x_1 - 1)), A_n(κ), the KLD and A_n'(κ).
 
-    Debye's expansion (https://dlmf.nist.gov/10.41.E3, with Stirling's of the gamma function) gives
-    them at v >= 24, up to terms of the order v^-4. I_v / I_{v-1} = 1 / (2v/κ + I_{v+1} / I_v) goes
-    down to a smaller v from there. No term cancels another, as in A' = 1 - A² - (n-1) A/κ.
+    The first is log F_v - κ with v = n/2 - 1 and F_v = Γ(v+1) (2/κ)^v I_v(κ). Debye's expansion
+    (https://dlmf.nist.gov/10.41.E3, with Stirling's of the gamma function) gives log F_v at v > 24
+    up to terms of the order v^-4. With r_v = I_{v+1} / I_v, the next order below has
+    F_{v-1} = F_v (1 + κ r_v / 2v) and r_{v-1} = κ / (2v + κ r_v). As κ is taken off and κ (1 - r)
+    carried instead of r, nothing large cancels, as it would in A' = 1 - A² - (n-1) A/κ.
     """
     v = 0.5 * n - 1.0
-    steps = max(0, math.ceil(24.0 - v))
+    steps = max(1, math.ceil(24.0 - v))
     order = v + steps
 
     def debye(kappa):
@@ -256,20 +258,22 @@ def _bessel(n: int, kappa: Array) -> tuple[Array, Array, Array]:
         series += q * (1.0 - q * (6.0 - 5.0 * q)) / (16.0 * order**2)
         cubic = p * q * (375.0 - q * (4779.0 - q * (9945.0 - 5525.0 * q))) - 16.0
         series += cubic / (5760.0 * order**3)
-        return order * (2.0 * u - jnp.log1p(u)) - 0.5 * jnp.log(s) + series
+        return order * (1.0 / (s + z) - 1.0 - jnp.log1p(u)) - 0.5 * jnp.log(s) + series
 
     def slope_of(function):
         return lambda kappa: jax.jvp(function, (kappa,), (jnp.ones_like(kappa),))
 
     def down(k, found):
-        value, ratio, slope = found
+        value, _, gap, slope = found  # gap = κ (1 - r)
         twice = 2.0 * (order - k)
-        below = twice + kappa * ratio
+        below = twice + kappa - gap
+        value += jnp.log1p((kappa - gap) / twice)
         slope = (twice - kappa**2 * slope) / below**2
-        return value + jnp.log1p(kappa * ratio / twice), kappa / below, slope
+        return value, kappa / below, kappa * (twice - gap) / below, slope
 
-    (value, ratio), (_, slope) = slope_of(slope_of(debye))(kappa)
-    return lax.fori_loop(0, steps, down, (value, ratio, slope))
+    (value, less), (_, slope) = slope_of(slope_of(debye))(kappa)
+    value, ratio, gap, slope = lax.fori_loop(0, steps, down, (value, value, -kappa * less, slope))
+    return value, ratio, -gap - value, slope
 
 
 def _gamma_terms(x: float, kappa: Array) -> tuple[Array, Array]:
