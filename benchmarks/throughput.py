@@ -143,14 +143,16 @@ def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dic
 
 def evaluation(dtype: str, batch: int, rounds: int, count: int, other=None) -> dict:
     """Seconds a batch, [rounds], of each implementation."""
-    setup, state = train.create(config_of(dtype, batch), SHAPE, COUNT)
+    config = config_of(dtype, batch)
+    setup, state = train.create(config, SHAPE, COUNT)
+    model = inference.build_inference(setup, train.build_objective(config))
     images = noise_images(count * batch)
 
     def judge(model, state):
         latent = inference.embed(model, state, images, batch)
         return inference.decode(model, state, latent.mean, batch)
 
-    functions = {"ours": partial(judge, inference.build_inference(setup), state)}
+    functions = {"ours": partial(judge, model, state)}
     if other:
         torch_vae, device, _ = other
         network = torch_network(torch_vae, device, dtype)

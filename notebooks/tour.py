@@ -320,12 +320,13 @@ def prepare(name):
         config.evaluate.samplers = ("prior", "projected_gaussian")
         config.evaluate.feature_steps = 2
     setup, state = train.create(config, images.shape[1:], len(images))
+    objective = train.build_objective(config)
     return SimpleNamespace(
         config=config,
         setup=setup,
         programs=train.compile_programs(setup, len(images)),
-        objective=train.build_objective(config),
-        model=inference.build_inference(setup),
+        objective=objective,
+        model=inference.build_inference(setup, objective),
         state=state,
         rows=[],
     )
@@ -389,7 +390,7 @@ for name, run in runs.items():
 
 # %%
 for run in runs.values():
-    parts = run.config, run.setup, run.objective, run.model, run.state
+    parts = run.config, run.setup, run.model, run.state
     run.found = evaluate.evaluate(*parts, digits)
 
 numbers = {name: run.found.numbers for name, run in runs.items()}

@@ -241,8 +241,8 @@ def twins():
 
 
 def test_pytorch_network_is_the_same(twins):
-    torch_vae, _, tiny, state, twin, images = twins
-    ours = build_inference(tiny)
+    torch_vae, config, tiny, state, twin, images = twins
+    ours = build_inference(tiny, train.build_objective(config))
     latent = ours.encode(state, images)
     for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 0.05)):
         other = torch_vae.inference(twin(dtype), "cpu")
@@ -269,7 +269,7 @@ def test_pytorch_terms_and_gradients_are_the_same(twins):
     @jax.jit
     def gradient(params):
         def loss_of(params):
-            model = train.Model(tiny, params, state.batch_stats)
+            model = train.Model(tiny, objective, params, state.batch_stats)
             x = batches.prepare(images)
             latent = model.encode(x, train=True)
             output = model.decode(latent.mean + latent.std * noise, train=True)

@@ -42,7 +42,7 @@ def epoch(*, scan):
     state = devices.replicate(state, jax.local_devices())
     streamed, _ = next(batches.stream(examples, np.asarray(order)))
     # Eight devices can share the first 96 evenly, and not the last 20.
-    images, encode = dataset.test_images[:116], build_inference(setup).encode
+    images, encode = dataset.test_images[:116], build_inference(setup, arguments[0]).encode
     means = [encode(state, part).mean for part in (images[:96], images[96:])]
     return {
         "devices": jax.device_count(),

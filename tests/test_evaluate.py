@@ -63,7 +63,7 @@ def judged(config, workdir):
     run = experiment._open(config, workdir, None)
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
         state = checkpoints.restore(run.setup.initial(0, run.objective))
-    parts = run.config, run.setup, run.objective, run.inference, state, run.dataset
+    parts = run.config, run.setup, run.inference, state, run.dataset
     return run, state, evaluation.evaluate(*parts)
 
 
@@ -162,7 +162,7 @@ def test_distances_are_those_of_the_saved_images(whole, config):
         row["reconstructions_to_test"], nuclear(reconstructions, test), rtol=1e-4
     )
     # The reference is of 12 training images, each reconstructed and rounded.
-    networks = run.setup.model(state).networks
+    networks = run.setup.model(run.objective, state).networks
     chosen = np.random.default_rng(0).permutation(44)[:12]
     images = np.pad(run.dataset.train_images[chosen] / np.float32(255), ((0,), (1,), (1,), (0,)))
     outputs = np.asarray(networks.decode(networks.encode(images)[:, :4]))[:, 1:-1, 1:-1]
@@ -191,10 +191,8 @@ READABLE = Inference(
     errors=lambda _, images, z: (
         abs(latents_of(images)[:, 0]) + np.sum((latents_of(images) - z) ** 2, axis=1)
     ),
-    terms=lambda objective, _, posterior, *__: standard.regulariser(
-        standard.hyper(4), posterior, None
-    ),
-    prior=lambda *_: None,
+    terms=lambda _, posterior, *__: standard.regulariser(standard.hyper(4), posterior, None),
+    prior=lambda *_, **__: None,
 )
 
 
@@ -219,7 +217,7 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
         generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
     )
     run = SimpleNamespace(config=train.static(config), steps=6, shape=(2, 2, 1))
-    found = evaluation.evaluate(config, run, None, READABLE, SimpleNamespace(step=12), dataset)
+    found = evaluation.evaluate(config, run, READABLE, SimpleNamespace(step=12), dataset)
 
     numbers, mean = found.numbers, latents_of(images["test"])
     error = np.abs(mean[:, 0]).mean()
@@ -322,7 +320,7 @@ def test_fewer_training_images_than_samples_is_said(config, tmp_path):
     config.evaluate.metrics, config.evaluate.samplers = ("frechet",), ()
     run = experiment._open(config, tmp_path, swapped)
     state = run.setup.initial(0, run.objective)
-    found = evaluation.evaluate(config, run.setup, run.objective, run.inference, state, swapped)
+    found = evaluation.evaluate(config, run.setup, run.inference, state, swapped)
     assert found.numbers["sample_count"] == 44
     assert "only 12 training images are reconstructed for comparison" in found.numbers["notes"]
 
@@ -345,7 +343,7 @@ def test_a_latent_scale_reaches_all_that_is_decoded_after_the_projection(whole, 
     config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "knn")
     run, state, found = judged(config, workdir)
     assert "every latent is multiplied by 2 before it is decoded" in found.numbers["notes"]
-    networks = run.setup.model(state).networks
+    networks = run.setup.model(run.objective, state).networks
     images = np.pad(run.dataset.test_images / np.float32(255), ((0,), (1,), (1,), (0,)))
     mean = networks.encode(images)[:, :4]
     z = 2 * 2 * mean / np.linalg.norm(mean, axis=1, keepdims=True)  # √n = 2
@@ -485,7 +483,7 @@ def test_labels_of_one_class_judge_nothing(config, tmp_path):
     config.evaluate.metrics, config.evaluate.samplers = ("frechet", "knn", "probe"), ()
     run = experiment._open(config, tmp_path, one)
     state = run.setup.initial(0, run.objective)
-    parts = run.setup, run.objective, run.inference, state
+    parts = run.setup, run.inference, state
     found = evaluation.evaluate(config, *parts, one)
     (row,) = found.numbers["generation"]
     assert (row["distance"], row["test_accuracy"]) == ("FD[random-conv]", None)
@@ -539,7 +537,8 @@ def test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one(config):
     """Of 9 images in batches of 8, the last is judged with the first seven."""
     setup, state = train.create(config, (6, 10, 1), 48)
     images = np.random.default_rng(0).integers(0, 256, (9, 6, 10, 1), dtype=np.uint8)
-    model = inference.build_inference(setup, 1.0, "batch")
+    objective = train.build_objective(config)
+    model = inference.build_inference(setup, objective, 1.0, "batch")
     found = inference.embed(model, state, images, 8).mean
     wanted = model.encode(state, images[[8, 0, 1, 2, 3, 4, 5, 6]]).mean
     np.testing.assert_array_equal(found[8], wanted[0])
@@ -549,9 +548,10 @@ def test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one(config):
 def test_batch_norm_takes_running_statistics_or_the_batchs(config):
     setup, state = train.create(config, (6, 10, 1), 48)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)
+    objective = train.build_objective(config)
     other = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     for batch_norm, follows in (("running", True), ("batch", False)):
-        model = inference.build_inference(setup, 1.0, batch_norm)
+        model = inference.build_inference(setup, objective, 1.0, batch_norm)
         z = model.encode(state, images).mean
         moved = np.abs(z - model.encode(other, images).mean).max()
         decoded = np.abs(model.decode(state, z) - model.decode(other, z)).max()

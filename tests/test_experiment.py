@@ -108,7 +108,8 @@ def test_metrics_are_those_of_the_model(config, uninterrupted):
     workdir = uninterrupted(config)
     dataset = data.load(config.data.name)
     setup, _ = train.create(config, (6, 10, 1), 44)
-    networks = setup.model(final_state(config, workdir)).networks
+    model = setup.model(train.build_objective(config), final_state(config, workdir))
+    networks = model.networks
     errors = []
     for image in dataset.test_images:
         x = np.pad(image / 255.0, ((1, 1), (1, 1), (0, 0)))[None].astype(np.float32)

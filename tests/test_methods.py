@@ -1,5 +1,6 @@
 """Methods: each as its paper has it, and any of them through training, checkpoints and samples."""
 
+import functools
 import inspect
 from functools import partial
 from unittest import mock
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from hsjax import experiment, losses, posteriors, samplers, train
+from hsjax import distances, experiment, losses, posteriors, samplers, train
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
 from hsjax.inference import build_inference
@@ -53,19 +54,42 @@ def terms(method, hyper, values):
     return method.regulariser(hyper, posterior, z, reconstructions=decode(z), **context)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_terms_are_finite_scalars_and_so_are_their_derivatives(name):
+CHOICES = [(name, {}) for name in METHODS] + [
+    ("svae", {"law": "power_spherical"}),
+    ("swae", {"target": "uniform_sphere"}),
+    ("wae", {"target": "uniform_sphere", "kernel": "rbf"}),
+    ("spherical_swae", {"target": "von_mises_fisher"}),
+    ("sphere_encoder", {"decay": True}),
+]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def draw(method, hyper, count=5, steps=3):
+    context = {"hyper": hyper, "encode": encode, "decode": decode, "steps": steps}
+    return method.prior(jax.random.key(0), count, N, **context)
+
+
+@pytest.mark.parametrize(("name", "fields"), CHOICES)
+def test_terms_are_finite_scalars_and_so_are_their_derivatives(name, fields):
+    """Also of a batch whose rows are equal and of one of zeros."""
     method = METHODS[name]
+    hyper = method.hyper(N, **fields)
+
+    @jax.jit
+    def everything(values):
+        found = terms(method, hyper, values)
+        gradient = jax.grad(lambda v: terms(method, hyper, v)["regulariser"])(values)
+        posterior = method.posterior(values, hyper=hyper, variables={})
+        latents = posterior.mean, posterior.sample(jax.random.key(0))
+        return found, gradient, latents, draw(method, hyper)
+
     values = outputs(method)
-    found = terms(method, method.hyper(N), values)
-    assert all(term.shape == () and np.isfinite(term) for term in found.values())
-    gradient = jax.grad(lambda v: terms(method, method.hyper(N), v)["regulariser"])(values)
-    assert np.isfinite(gradient).all()
-    hyper = method.hyper(N)
-    posterior = method.posterior(values, hyper=hyper, variables={})
-    assert posterior.mean.shape == posterior.sample(jax.random.key(0)).shape == (B, N)
-    z = method.prior(jax.random.key(0), 5, N, hyper=hyper, encode=encode, decode=decode, steps=3)
-    assert (z.shape, z.dtype) == ((5, N), jnp.float32)
+    for batch in (values, jnp.ones_like(values), jnp.zeros_like(values)):
+        found, gradient, latents, z = everything(batch)
+        assert all(term.shape == () and np.isfinite(term) for term in found.values())
+        assert np.isfinite(gradient).all()
+        assert [x.shape for x in latents] == [(B, N), (B, N)]
+        assert (z.shape, z.dtype) == ((5, N), jnp.float32)
 
 
 def test_sigma_is_the_root_of_the_variance_and_scales_the_noise():
@@ -123,6 +147,160 @@ def test_spherical_codes_are_centred_and_of_norm_root_n():
     expected -= expected.mean(axis=1, keepdims=True)
     expected *= N**0.5 / np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(METHODS["sphere_ae"].posterior(values).mean, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("sphere_ae", {}),
+        ("svae", {}),
+        ("svae", {"law": "power_spherical"}),
+        ("swae", {"target": "uniform_sphere"}),
+        ("wae", {"target": "uniform_sphere"}),
+        ("spherical_swae", {}),
+        ("spherical_swae", {"target": "von_mises_fisher", "kappa": 30.0}),
+        ("sphere_encoder", {}),
+    ],
+)
+def test_latents_and_new_ones_lie_on_the_sphere_of_radius_root_n(name, fields):
+    method = METHODS[name]
+    hyper = method.hyper(N, **fields)
+    posterior = method.posterior(outputs(method), hyper=hyper)
+    for z in (posterior.mean, posterior.sample(jax.random.key(0)), draw(method, hyper, 50)):
+        np.testing.assert_allclose(np.linalg.norm(z, axis=1), N**0.5, rtol=1e-5)
+
+
+def test_svae_has_n_plus_1_outputs_a_direction_and_kappa():
+    method = METHODS["svae"]
+    assert method.head(N) == N + 1
+    values = outputs(method)
+    for law, fields in (("VonMisesFisher", {}), ("PowerSpherical", {"law": "power_spherical"})):
+        hyper = method.hyper(N, least_kappa=0.5, kappa_scale=2.0, **fields)
+        posterior = method.posterior(values, hyper=hyper)
+        assert type(posterior).__name__ == law
+        units = values[:, :N] / np.linalg.norm(values[:, :N], axis=1, keepdims=True)
+        np.testing.assert_allclose(posterior.mean, N**0.5 * units, rtol=1e-5)
+        kappa = 0.5 + 2.0 * N * np.log1p(np.exp(np.asarray(values[:, N], np.float64)))
+        np.testing.assert_allclose(posterior.kappa, kappa, rtol=1e-5)
+        found = terms(method, hyper, values)
+        np.testing.assert_allclose(found["regulariser"], np.mean(posterior.kl_to_uniform()), 1e-5)
+
+
+def test_swae_compares_with_its_target_and_counts_the_distance_n_times():
+    method, hyper = METHODS["swae"], METHODS["swae"].hyper(N, slices=400)
+    z = np.asarray(outputs(method), np.float64)
+    z = np.concatenate([z] * 50)
+    for scale in (1.0, 3.0):  # W_2² of N(0, s²) and N(0, 1) is (s - 1)², in each of n coordinates
+        rows = np.random.default_rng(1).normal(size=z.shape).astype(np.float32) * scale
+        key = jax.random.key(0)
+        found = jax.jit(method.regulariser)(hyper, None, rows, key=key)["regulariser"]
+        np.testing.assert_allclose(found, N * (scale - 1) ** 2, rtol=0.1, atol=0.5)
+
+
+def test_wae_is_the_mmd_of_its_kernel():
+    method = METHODS["wae"]
+    z, key = outputs(method), jax.random.key(3)
+    target = normal(key, B, N)
+    for fields, options in (
+        ({}, {}),
+        ({"scale": 2.0}, {"scales": (0.2, 0.4, 1.0, 2.0, 4.0, 10.0, 20.0)}),
+        ({"kernel": "rbf"}, {"kernel": "rbf", "scales": (1.0,)}),
+    ):
+        found = method.regulariser(method.hyper(N, **fields), None, z, key=key)["regulariser"]
+        wanted = distances.maximum_mean_discrepancy(z, target, **options)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_island_is_nearer_to_its_own_samples():
+    method = METHODS["spherical_swae"]
+    island = method.hyper(N, target="von_mises_fisher", kappa=30.0)
+    uniform = method.hyper(N)
+    context = {"key": jax.random.key(1)}
+    for own, other in ((island, uniform), (uniform, island)):
+        distance = jax.jit(functools.partial(method.regulariser, own, None))
+        near, far = (distance(draw(method, h, 100), **context)["regulariser"] for h in (own, other))
+        assert far > 3 * near
+    cosines = draw(method, island, 500).mean(axis=1)  # with (1, ..., 1), over √n twice
+    wanted = posteriors.VonMisesFisher(jnp.eye(N)[0], jnp.float32(30.0)).mean_cosine()
+    np.testing.assert_allclose(cosines.mean(), wanted, atol=0.01)
+
+
+def test_noise_of_the_sphere_encoder_has_all_sizes_up_to_the_angle():
+    """σ e has about the length of v, so V is turned by up to α; w by up to half of σ."""
+    method, n, batch = METHODS["sphere_encoder"], 4000, 300
+    values = np.random.default_rng(0).normal(size=(batch, n)).astype(np.float32)
+    posterior = method.posterior(values, hyper=method.hyper(n, angle=60.0))
+    near, far = posterior.both(jax.random.key(0))
+    np.testing.assert_array_equal(near, posterior.sample(jax.random.key(0)))
+
+    def tangents(z):
+        cosine = np.sum(np.asarray(z, np.float64) * posterior.mean, axis=1) / n
+        return np.tan(np.arccos(cosine))
+
+    size = tangents(far) / np.tan(np.deg2rad(60.0))
+    # Stratified: a tenth of the batch in each tenth, but for the noise's own length.
+    counts, _ = np.histogram(size, np.arange(0.0, 0.85, 0.1))
+    np.testing.assert_allclose(counts, batch / 10, atol=4)
+    assert 0.9 < size.max() < 1.15
+    share = tangents(near) / tangents(far)
+    assert share.max() < 0.56  # where both angles are small, their ratio is right to a few %
+    assert 0.2 < share.mean() < 0.3
+    # Both are turned the same way.
+    units = np.asarray(posterior.mean, np.float64) / n**0.5
+    a, b = (z - np.sum(z * units, axis=1, keepdims=True) * units for z in (near, far))
+    cosine = np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert np.median(cosine) > 0.999
+
+
+def test_the_sphere_encoder_is_consistent_in_pixels_and_in_latents():
+    """Terms by hand; of the pixels, only what is decoded from V learns."""
+    method = METHODS["sphere_encoder"]
+    hyper = method.hyper(N, pixel_gain=2.0, latent_gain=0.3)
+    values, key = outputs(method), jax.random.key(4)
+    posterior = method.posterior(values, hyper=hyper)
+    near, far = posterior.both(key)
+    context = {"sample_key": key, "encode": encode, "decode": decode}
+    found = method.regulariser(hyper, posterior, near, reconstructions=decode(near), **context)
+    pixels = np.mean(np.sum((np.asarray(decode(near)) - decode(far)) ** 2, axis=(1, 2, 3)))
+    codes = np.array(encode(decode(far)).mean)
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    latents = 1.0 - np.mean(np.sum(codes * posterior.mean, axis=1)) / N**0.5
+    np.testing.assert_allclose(found["pixels"], pixels, rtol=1e-5)
+    np.testing.assert_allclose(found["latents"], latents, rtol=1e-4)
+    np.testing.assert_allclose(found["regulariser"], 2.0 * pixels + 0.3 * 6 * latents, rtol=1e-5)
+
+    def learning(reconstructions):
+        terms = method.regulariser(
+            hyper, posterior, near, reconstructions=reconstructions, **context
+        )
+        return terms["regulariser"]
+
+    assert not jax.grad(learning)(decode(near)).any()
+
+
+def test_the_sphere_encoder_samples_in_steps():
+    """Each is the code of the image before, with noise; the last is for the caller to decode."""
+    method = METHODS["sphere_encoder"]
+    hyper, images = method.hyper(N, angle=0.0), []
+
+    def seen(z, **_):
+        images.append(z)
+        return decode(z)
+
+    for steps in (1, 2, 4):
+        images.clear()
+        context = {"hyper": hyper, "encode": encode, "decode": seen, "steps": steps}
+        z = method.prior(jax.random.key(0), 50, N, **context)
+        assert len(images) == steps - 1
+        first = images[0] if images else z
+        np.testing.assert_allclose(first, draw(method, hyper, 50, 1), rtol=1e-5)
+        if images:  # without noise, z is the code of the last image
+            code = np.array(encode(decode(images[-1])).mean)
+            code *= N**0.5 / np.linalg.norm(code, axis=1, keepdims=True)
+            np.testing.assert_allclose(z, code, rtol=1e-4, atol=1e-5)
+    noisy = [draw(method, method.hyper(N, decay=decay), 50, 2) for decay in (False, True)]
+    turned = [np.linalg.norm(z - draw(method, hyper, 50, 2), axis=1).mean() for z in noisy]
+    assert turned[0] > turned[1] > 0.1
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -126,7 +126,8 @@ def test_scan_and_steps_give_the_same_numbers(config):
     for name, row in by_scan.history.items():
         np.testing.assert_allclose(row, by_steps.history[name], rtol=1e-3)
     setup, _, (images, _) = start(config)
-    encode = jax.jit(lambda state: setup.model(state).encode(images[:8] / 255.0).mean)
+    objective = train.build_objective(config)
+    encode = jax.jit(lambda state: setup.model(objective, state).encode(images[:8] / 255.0).mean)
     np.testing.assert_allclose(encode(by_scan), encode(by_steps), rtol=1e-2, atol=1e-3)
 
 
