@@ -28,7 +28,7 @@ from benchmarks.measure import (
     text,
     write,
 )
-from configs import cifar_compressed, cifar_standard
+from configs import cifar, cifar_compressed
 from hsjax import devices, losses, train
 from hsjax.figures import BLUE, RED, describe, log_y, new_figure, own_settings, save, subplots
 from hsjax.terminal import command, tell
@@ -53,9 +53,11 @@ def masked(hyper, posterior, z, **_):
 def program(kind: str, n: int, dtype: str, batch: int, steps: int, scan: bool):
     """Initial state, a jitted program of training steps, and its arguments; the state is donated.
 
-    With scan it does `steps` steps, otherwise one.
+    The kind is "spherical", as in the configs, "masked", or a method or setting with a name. With
+    scan the program does `steps` steps, otherwise one.
     """
-    config = (cifar_standard if kind == "standard" else cifar_compressed).get_config()
+    ours = kind in ("spherical", "masked")
+    config = cifar_compressed.get_config() if ours else cifar.get_config(kind)
     config.model.latent_dim, config.model.dtype, config.train.batch_size = n, dtype, batch
     setup, state = train.create(config, (32, 32, 3), COUNT)
     if kind == "masked":

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from benchmarks import (
     accuracy,
     compiled,
     measure,
+    methods,
     objective,
     overhead,
     startup,
@@ -21,6 +23,7 @@ from benchmarks import (
 from configs import cifar_compressed
 from hsjax import batches, data, losses, statistics, train
 from hsjax.inference import build_inference
+from hsjax.methods import METHODS
 
 
 @pytest.mark.parametrize("form", [measure.masked_statistics, measure.cumulative_statistics])
@@ -30,7 +33,7 @@ def test_every_form_gives_the_same_statistics(form):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-COMMANDS = [accuracy, compiled, objective, overhead, startup, throughput, tradeoff]
+COMMANDS = [accuracy, compiled, methods, objective, overhead, startup, throughput, tradeoff]
 
 
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
@@ -99,11 +102,37 @@ def test_the_lines_of_throughput_fit_80_columns(capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+def test_methods_are_compared_with_the_standard_vae(monkeypatch, capsys, tmp_path):
+    """By name, those with a name of their own too; the table fits 80 columns."""
+    program = SimpleNamespace(memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=1))
+    seen = []
+
+    def stepper(kind, *_):
+        return lambda: seen.append(kind), program
+
+    monkeypatch.setattr(methods, "stepper", stepper)
+    monkeypatch.setattr("os._exit", lambda status: None)
+    for given in (["island", "standard"], []):
+        seen.clear()
+        out = tmp_path / "methods.json"
+        monkeypatch.setattr(sys, "argv", ["methods", "--quick", f"--out={out}", *given])
+        methods.main()
+        kinds = [row["kind"] for row in json.loads(out.read_text())["rows"]]
+        assert (kinds == ["standard", "island"]) if given else (set(METHODS) < set(kinds))
+        assert seen == 6 * kinds
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    monkeypatch.setattr(sys, "argv", ["methods", "vae"])
+    with pytest.raises(SystemExit, match="2"):
+        methods.main()
+    assert "'vae' is no method: choose from standard, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
         (objective, "ours autodiff masked floor"),
         (overhead, "standard spherical masked paper"),
+        (methods, "kind standard"),
         (throughput, "ours streamed gradients joint updates"),
         (
             startup,
