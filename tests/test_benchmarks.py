@@ -120,7 +120,8 @@ def test_methods_are_compared_with_the_standard_vae(monkeypatch, capsys, tmp_pat
         kinds = [row["kind"] for row in json.loads(out.read_text())["rows"]]
         assert (kinds == ["standard", "island"]) if given else (set(METHODS) < set(kinds))
         assert seen == 6 * kinds
-        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+        *table, _ = capsys.readouterr().out.splitlines()  # the last one has the path
+        assert max(map(len, table)) <= 80
     monkeypatch.setattr(sys, "argv", ["methods", "vae"])
     with pytest.raises(SystemExit, match="2"):
         methods.main()
