@@ -6,7 +6,8 @@ scikit-learn once it is fitted):
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
 * `hsjax.statistics`: the mean and variance of these over a batch;
 * `hsjax.losses`: the objectives, equations (1) to (6);
-* `hsjax.posteriors`, `hsjax.methods`: latent-space methods, a file each;
+* `hsjax.posteriors`, `hsjax.methods`: laws of a latent, and latent-space methods, a file each;
+* `hsjax.distances`: how far two samples of latents are apart, by transport or by kernels;
 * `hsjax.samplers`: where new latents come from.
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in
@@ -24,9 +25,17 @@ Example:
 import importlib
 from types import ModuleType
 
-from hsjax import coordinates, losses, methods, posteriors, samplers, statistics
+from hsjax import coordinates, distances, losses, methods, posteriors, samplers, statistics
 
-__all__ = ["coordinates", "losses", "methods", "posteriors", "samplers", "statistics"]
+__all__ = [
+    "coordinates",
+    "distances",
+    "losses",
+    "methods",
+    "posteriors",
+    "samplers",
+    "statistics",
+]
 __version__ = "0.1.0"
 
 

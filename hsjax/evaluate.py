@@ -167,7 +167,12 @@ def evaluate(
     found, arrays = _of_latents(config, dataset, bank.mean, test.mean, say)
     numbers |= found
 
-    prior = partial(inference.prior, state, steps=config.sample.steps)
+    def prior(key, count):  # batch by batch, since a method may decode them
+        keys = jax.random.split(key, -(-count // batch_size))
+        steps = config.sample.steps
+        parts = [inference.prior(state, key, count=batch_size, steps=steps) for key in keys]
+        return np.concatenate(parts)[:count]
+
     context = {"prior": prior, "encode": encoded, "decode": decoded}
     fitted_to = bank if config.sample.fit_split == "train" else test
     samples = {}

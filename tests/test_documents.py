@@ -56,7 +56,10 @@ def test_the_pages_with_code_are_found():
     assert {str(page) for page in PAGES} >= {"README.md", "docs/method.md", "docs/examples.md"}
 
 
-DOCTESTED = [f"hsjax.{n}" for n in ("coordinates", "losses", "methods", "posteriors", "statistics")]
+DOCTESTED = [
+    f"hsjax.{n}"
+    for n in ("coordinates", "distances", "losses", "methods", "posteriors", "statistics")
+]
 
 
 @pytest.mark.parametrize("name", ["hsjax", *DOCTESTED, "hsjax.samplers"])

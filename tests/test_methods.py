@@ -354,7 +354,11 @@ def everything(
     }
 
 
-def around_the_shift(key, count, n, *, variables, **_):
+STEPS = []
+
+
+def around_the_shift(key, count, n, *, variables, steps, **_):
+    STEPS.append(steps)
     return variables["shift"] + 1e-3 * normal(key, count, n)
 
 
@@ -375,7 +379,9 @@ def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(config, tmp_path
     config.evaluate.metrics, config.evaluate.features = ("knn",), "none"
     with mock.patch.dict(METHODS, toy=TOY):
         config.method = method_fields("toy")
+        config.sample.steps = 3
         numbers = experiment.train_and_evaluate(config, tmp_path)
+        assert STEPS == [3]
         setup, initial = train.create(config, (6, 10, 1), 44)
         objective = train.build_objective(config)
         assert set(initial.history) >= {"loss", "regulariser", "pictures", "norm", "noise", "same"}
