@@ -244,7 +244,7 @@ def _errors(setup, inference, state, images, test, key, batch_size) -> dict[str,
     """The reconstruction error of the means, and of a sample."""
     mse, mse_sampled = (
         mean_squared_error(inference, state, images, z, batch_size)
-        for z in (test.mean, test.sample(key))
+        for z in (test.mean, jax.jit(type(test).sample)(test, key))
     )
     return {
         "mse_sum": mse,

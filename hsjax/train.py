@@ -71,13 +71,16 @@ class Model:
     def __init__(self, setup: Setup, objective: Objective, params: dict, batch_stats: dict):
         networks = {name: tree for name, tree in params.items() if name != "method"}
         self.networks: VAE = nnx.merge(setup.graph, networks, batch_stats)
+        # What is not training sees the statistics from before, which have no derivative.
+        self._at_rest: VAE = nnx.merge(setup.graph, networks, batch_stats)
         self.variables = params.get("method", {})
         self._setup, self._params, self._hyper = setup, params, objective.hyper
 
     def encode(self, images: Array, *, train: bool = False) -> Any:
         """[batch, height, width, channels] -> posterior, whose mean is [batch, n]."""
         images = batches.pad(images, 2 ** len(self._setup.config.model.stages))
-        return self.posterior(self.networks.encode(images, train=train))
+        networks = self.networks if train else self._at_rest
+        return self.posterior(networks.encode(images, train=train))
 
     def posterior(self, outputs: Array) -> Any:
         """What the encoder's outputs [batch, head] say."""
@@ -85,7 +88,8 @@ class Model:
 
     def decode(self, z: Array, *, train: bool = False, scale: float = 1.0) -> Array:
         """[batch, n] -> images of scale z, which a model that projects puts on the sphere first."""
-        images = self.networks.decode(z, train=train, scale=scale)
+        networks = self.networks if train else self._at_rest
+        images = networks.decode(z, train=train, scale=scale)
         return batches.crop(images, *self._setup.shape[:2])
 
     def context(self) -> dict[str, Any]:
