@@ -201,6 +201,11 @@ test_methods.py::test_a_method_of_ones_own_trains_learns_is_kept_and_samples
 - self.variables = params.get("method", {})
 + self.variables = jax.lax.stop_gradient(params.get("method", {}))
 
+train.py: running statistics of the step itself
+test_methods.py::test_what_is_not_training_sees_the_statistics_from_before
+- self._at_rest: VAE = nnx.merge(setup.graph, networks, batch_stats)
++ self._at_rest: VAE = self.networks
+
 train.py: labels of other images
 test_methods.py::test_labels_are_those_of_the_batchs_images
 - return jax.tree.map(lambda x: devices.split(x[indices]), examples)

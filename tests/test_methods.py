@@ -419,6 +419,25 @@ def test_labels_are_those_of_the_batchs_images(config):
         assert after.history["regulariser"].max() < 1e-3
 
 
+def test_what_is_not_training_sees_the_statistics_from_before(images_file):
+    """Whatever a step has encoded and decoded in between; no derivative goes through them."""
+    config = tiny_config(images_file)
+    setup, state = train.create(config, (6, 10, 1), 44)
+    objective = train.build_objective(config)
+    images = np.random.default_rng(0).uniform(size=(8, 6, 10, 1)).astype(np.float32)
+
+    @jax.jit
+    def outputs(images):
+        model = setup.model(objective, state)
+        z = model.encode(images).mean
+        before = z, model.decode(z)
+        model.decode(model.encode(images, train=True).mean, train=True)
+        return before, (model.encode(images).mean, model.decode(z))
+
+    for before, after in zip(*outputs(images), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_a_plain_autoencoder_is_its_error_alone(images_file):
     config = tiny_config(images_file)
     config.method = method_fields("autoencoder")
