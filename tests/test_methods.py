@@ -303,7 +303,17 @@ def test_the_sphere_encoder_samples_in_steps():
     assert turned[0] > turned[1] > 0.1
 
 
-@pytest.mark.parametrize("name", METHODS)
+def numeric(name):
+    """Fields that are numbers; counts of slices shape the program."""
+    parameters = inspect.signature(METHODS[name].hyper).parameters
+    return [
+        field
+        for field, p in parameters.items()
+        if p.kind is p.KEYWORD_ONLY and not isinstance(p.default, str | bool) and field != "slices"
+    ]
+
+
+@pytest.mark.parametrize("name", ["standard", *filter(numeric, METHODS)])
 def test_runs_that_differ_in_any_number_share_their_program(name, images_file):
     """One tracing of the step for the defaults and for a sweep over every numeric field."""
     config = tiny_config(images_file)
@@ -317,12 +327,8 @@ def test_runs_that_differ_in_any_number_share_their_program(name, images_file):
         return train.train_step(setup, objective, state, images)
 
     images = np.zeros((8, 6, 10, 1), np.uint8)
-    numeric = [
-        (config.method, field, 0.5 if "target" in field else 2)
-        for field, p in inspect.signature(METHODS[name].hyper).parameters.items()
-        if p.kind is p.KEYWORD_ONLY and not isinstance(p.default, str | bool) and field != "slices"
-    ]
-    for group, field, value in [(config.loss, "beta", 0.3), *numeric]:
+    fields = [(config.method, field, 0.5 if "target" in field else 2) for field in numeric(name)]
+    for group, field, value in [(config.loss, "beta", 0.3), *fields]:
         group[field] = type(group[field])(value) if group[field] is not None else value
         step.lower(train.build_objective(config), state, images)
     assert len(traced) == 1
