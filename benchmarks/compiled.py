@@ -1,14 +1,15 @@
 """What the objective and a training step cost as compiled, without a run.
 
     python -m benchmarks.compiled [--tpu=v5e:2x2 | --gpu=TARGET.txtpb]
-        [--out=FILE.json]
+        [--out=FILE.json] [KIND ...]
 
 Compiles for the device that JAX sees; with --tpu for a TPU that needn't be
 there (pip install libtpu), with --gpu for a GPU described by a
 GpuTargetConfigProto, of which XLA's repository has one per model (pip install
 --no-deps jax-cuda12-plugin jax-cuda12-pjrt of jax's own version). A compiler's
 view is good for comparing two versions of a program; how fast it is, only a
-run tells.
+run tells. KIND is a method or a setting: of these, a training step each, and
+nothing else.
 """
 
 import math
@@ -24,6 +25,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks import overhead
 from benchmarks.measure import (
+    check_kinds,
     cumulative_statistics,
     masked_statistics,
     parser,
@@ -68,6 +70,14 @@ def cost(program: str) -> dict[str, tuple[int, int]]:
     return costs
 
 
+def steps(kinds, dtypes):
+    """Yields (name, jitted function, its arguments) of a training step of each."""
+    for dtype in dtypes:
+        for kind in kinds:
+            _, program, arguments = overhead.program(kind, 200, dtype, 200, steps=2, scan=True)
+            yield f"step, {kind}, {dtype}", program, arguments
+
+
 def cases():
     """Yields (name, jitted function, its arguments or their shapes)."""
     forms = {
@@ -82,10 +92,7 @@ def cases():
                 function = jax.jit(jax.value_and_grad(partial(objective, form), argnums=(1, 2)))
                 arguments = (losses.paper_spec(n), latents, latents)
                 yield f"objective {batch} x {n}, {name}", function, arguments
-    for dtype in ("float32", "bfloat16"):
-        for kind in ("standard", "spherical"):
-            _, program, arguments = overhead.program(kind, 200, dtype, 200, steps=2, scan=True)
-            yield f"step, {kind}, {dtype}", program, arguments
+    yield from steps(("standard", "spherical"), ("float32", "bfloat16"))
 
 
 def measure(function, arguments, sharding=None, *, loop=False) -> dict:
@@ -134,6 +141,7 @@ def target(arguments) -> SingleDeviceSharding | None:
 def main() -> None:
     """Compile, print, write."""
     flags = parser(__doc__, "compiled")
+    flags.add_argument("kinds", nargs="*", metavar="KIND", help="compile steps of these alone")
     where = flags.add_mutually_exclusive_group()
     where.add_argument("--tpu", metavar="TOPOLOGY", help="compile for these, such as v5e:2x2")
     where.add_argument(
@@ -148,7 +156,8 @@ def main() -> None:
     tell(f"compiled for {device.device_kind}\n{LEGEND}")
     tell(f"{'':<32}  kernels  moved, MB  temporary, MB  kilocycles")
     rows = []
-    for name, function, shapes in cases():
+    chosen = steps(check_kinds(arguments.kinds), ("float32",)) if arguments.kinds else cases()
+    for name, function, shapes in chosen:
         row = measure(function, shapes, sharding, loop=name.startswith("step"))
         rows.append({"case": name, "compiled_for": device.device_kind, **row})
         tell(

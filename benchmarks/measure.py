@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsjax.errors import UserError
 from hsjax.files import writing
+from hsjax.settings import all_settings
 from hsjax.terminal import fold, tell
 
 MASK_LIMIT = 1 << 29  # values of the mask's (2, B, n, n) product, 2 GiB: more is not measured
@@ -33,6 +35,17 @@ def parser(doc: str, name: str, quick: str = "") -> argparse.ArgumentParser:
 def numbers(text: str) -> list[int]:
     """Whole numbers between commas."""
     return [int(part) for part in text.split(",")]
+
+
+def check_kinds(kinds: list[str]) -> list[str]:
+    """Names of methods and settings, as they were given.
+
+    Raises:
+      UserError: there is no such one.
+    """
+    if unknown := [kind for kind in kinds if kind not in all_settings()]:
+        raise UserError(f"{unknown[0]!r} is no method: choose from {', '.join(all_settings())}")
+    return kinds
 
 
 def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.ndarray]:

@@ -11,12 +11,10 @@ on a CPU, as in training. The images are noise, which costs the same.
 import jax
 import numpy as np
 
-from benchmarks.measure import interleave, parser, ratio, text, write
+from benchmarks.measure import check_kinds, interleave, parser, ratio, text, write
 from benchmarks.overhead import stepper
 from hsjax import devices
-from hsjax.errors import UserError
 from hsjax.methods import METHODS
-from hsjax.settings import all_settings
 from hsjax.terminal import command, tell
 
 LEGEND = """\
@@ -62,9 +60,7 @@ def main() -> None:
     rounds = 5 if arguments.quick else 30 if accelerator else 12
     tell(LEGEND)
     tell(f"{'kind':<20}  {'ms a step':>10}  {'over standard':>22}")
-    chosen = arguments.kinds or [*METHODS, *SETTINGS]
-    if unknown := [kind for kind in chosen if kind not in all_settings()]:
-        raise UserError(f"{unknown[0]!r} is no method: choose from {', '.join(all_settings())}")
+    chosen = check_kinds(arguments.kinds) or [*METHODS, *SETTINGS]
     kinds = "standard", *(kind for kind in chosen if kind != "standard")
     rows = measure(kinds, arguments.n, arguments.batch, rounds, 50 if accelerator else 1)
     for row in rows:
