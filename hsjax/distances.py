@@ -38,7 +38,7 @@ def planes(key: Array, count: int, n: int) -> Array:
 def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
     """The mean of W_2² between projections to lines, in squared units of x.
 
-    Kolouri et al., 2018 (https://arxiv.org/abs/1804.01947), equation (14).
+    Kolouri et al., 2018 (https://arxiv.org/abs/1804.01947): points of both are sorted and paired.
 
     Args:
       x: [count, n].
@@ -57,7 +57,7 @@ def spherical_sliced_wasserstein_uniform(x: Array, planes: Array) -> Array:
     """The mean of W_2² between x's projections to circles and the uniform law, from 0 to 1/12.
 
     A circle has length 1. Directions of x count, not lengths. Bonet et al., 2023
-    (https://arxiv.org/abs/2206.08776), proposition 1, written without its cancelling terms:
+    (https://arxiv.org/abs/2206.08780), proposition 1, written without its cancelling terms:
     with sorted t_i in [0, 1), it is Var(t_i - (i - 1/2)/count) + 1/(12 count²). So that many points
     never reach 0: points at random come to 1/(12 count) on average.
 
@@ -74,8 +74,8 @@ def spherical_sliced_wasserstein_uniform(x: Array, planes: Array) -> Array:
 def spherical_sliced_wasserstein(x: Array, y: Array, planes: Array) -> Array:
     """The mean of W_2² between projections to circles of length 1, from 0 to 1/4.
 
-    Directions of x and y count, not lengths. Bonet et al., 2023 (https://arxiv.org/abs/2206.08776),
-    equations (8) and (14). The best transport between sorted points of a circle is one of their
+    Directions of x and y count, not lengths. Bonet et al., 2023 (https://arxiv.org/abs/2206.08780),
+    section 3. The best transport between sorted points of a circle is one of their
     cyclic shifts, over which the cost is convex (Delon et al., 2010): a bisection finds it.
 
     Args:

@@ -106,7 +106,7 @@ class VonMisesFisher:
     def kl_to_uniform(self) -> Array:
         """The KLD from the uniform law, κ A_n(κ) + log C_n(κ) - log C_n(0), [...] in nats.
 
-        Its derivative is κ A_n'(κ) (section 3.2 and appendix B there).
+        Its derivative is κ A_n'(κ) (section 3.2 there).
         """
         return _functions_of_kappa(self.direction.shape[-1], self.kappa)[2]
 

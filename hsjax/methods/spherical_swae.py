@@ -1,6 +1,6 @@
-"""The spherical sliced-Wasserstein autoencoder (Bonet et al., 2023, arXiv 2206.08776).
+"""The spherical sliced-Wasserstein autoencoder (Bonet et al., 2023, arXiv 2206.08780).
 
-https://arxiv.org/abs/2206.08776, section 5.3: encoder outputs are projected to a sphere, and the
+https://arxiv.org/abs/2206.08780, section 5.3: encoder outputs are projected to a sphere, and the
 regulariser is the spherical sliced-Wasserstein distance of the batch from the uniform law or from
 a von Mises-Fisher law: an island as in the paper, without any angle.
 """

@@ -52,7 +52,7 @@ def prior(key: Array, count: int, n: int, *, hyper, **_) -> Array:
 
 
 def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, key, **_) -> dict:
-    """n times the distance (14) there: the mean squared distance that latents have to move.
+    """n times the sliced distance: about the squared distance that latents have to move.
 
     The authors' weight is 10 beside the mean error of a value, for n times less: so for sums β is
     10 values / n, which is 61 for MNIST at n = 128.
