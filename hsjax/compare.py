@@ -9,7 +9,9 @@ sphere from two sides; the latents by t-SNE, with the k-NN accuracy.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,19 +66,25 @@ def draw(path: Path, runs: list[Run], footer: str) -> None:
     shape = runs[0].arrays["test images"].shape
     width = 0.94 * figures.WIDTH / len(runs)
     strip = width * ROWS / COLUMNS * shape[1] / shape[2]
-    heights = 0.7 + 3 * (strip + 0.3), 0.5 * width + 0.6, width + 0.5
+    titles = [
+        [part for line in run.title.splitlines() for part in wrap(line, int(11 * width))]
+        for run in runs
+    ]
+    lines = max(map(len, titles))
+    shown = [row for row in VIEWS if any(row.name in run.arrays for run in runs)]
+    heights = [0.3 + 0.2 * lines + 3 * (strip + 0.3), *(row.height * width + 0.6 for row in shown)]
     figure, body = figures.new_figure(sum(heights), footer)
     columns = np.atleast_1d(body.subfigures(1, len(runs)))
-    for column, run in zip(columns, runs, strict=True):
-        images, sphere, plane = column.subfigures(3, 1, height_ratios=heights)
-        column.suptitle(run.title, fontsize=10)
+    for column, run, title in zip(columns, runs, titles, strict=True):
+        images, *parts = np.atleast_1d(column.subfigures(len(heights), 1, height_ratios=heights))
+        column.suptitle("\n".join([*title, *" " * (lines - len(title))]), fontsize=10)
         _images(images, run)
         labels = run.arrays.get("test_labels")
-        for part, name, show in ((sphere, "groups", _sphere), (plane, "tsne", _plane)):
-            if name in run.arrays:
-                points = run.arrays[name]
-                shown = None if labels is None else labels[: len(points)]
-                show(part.subplots(1, 2 if name == "groups" else 1), run, points, shown)
+        for part, row in zip(parts, shown, strict=True):
+            if row.name in run.arrays:
+                points = run.arrays[row.name]
+                of_points = None if labels is None else labels[: len(points)]
+                row.show(part.subplots(1, row.panels), run, points, of_points)
     figures.save(figure, path)
 
 
@@ -97,7 +105,7 @@ def _sphere(pair, _, points, labels) -> None:
     view, _ = figures.outlook(points)
     for axes, way, name in zip(pair, (view, -view), ("(b) front", "back"), strict=True):
         share = 100 * figures.hemisphere(axes, way, points, style) / max(len(points), 1)
-        axes.set_title(f"{name}, {share:.3g} %", fontsize=9)
+        axes.set_title(f"{name}, {share:.0f} %", fontsize=8)
 
 
 def _plane(axes, run: Run, points, labels) -> None:
@@ -105,6 +113,18 @@ def _plane(axes, run: Run, points, labels) -> None:
     accuracy = run.numbers.get("knn_accuracy")
     known = f", k-NN accuracy {accuracy:.3f}" if accuracy is not None else ""
     axes.set_title(f"(c) t-SNE{known}", fontsize=9)
+
+
+class _View(NamedTuple):
+    """A row of the figure below the images."""
+
+    name: str  # of its points in embeddings.npz
+    show: Callable[..., None]
+    panels: int
+    height: float  # over the width of a column
+
+
+VIEWS = (_View("groups", _sphere, 2, 0.5), _View("tsne", _plane, 1, 1.0))
 
 
 @command
