@@ -106,10 +106,10 @@ test_posteriors.py::test_samples_have_the_laws_cosines_and_the_expected_ones_der
 - noise - along * direction
 + noise
 
-posteriors.py: Debye's expansion by one term
+posteriors.py: Debye's expansion with another coefficient
 test_posteriors.py::test_functions_of_kappa_are_mpmaths_in_float32
-- series += q * (1.0
-+ series += 0.0 * q * (1.0
+- 3.0 - 5.0 * q
++ 3.0 - 4.0 * q
 
 posteriors.py: density of the unit sphere at any radius
 test_posteriors.py::test_densities_are_per_area_of_the_sphere
@@ -123,8 +123,8 @@ test_posteriors.py::test_nothing_breaks_from_kappa_0_to_10_000
 
 distances.py: the uniform law has as many points
 test_distances.py::test_the_uniform_law_is_many_points_at_equal_distances
--  + 1.0 / (12.0 * count**2)
-+
+- 1.0 / (12.0 * count**2)
++ 0.0
 
 distances.py: a circle is a line
 test_distances.py::test_transport_on_a_circle_is_the_best_assignment
@@ -428,8 +428,8 @@ test_data.py::test_digits_are_scikit_learns_split_in_five
 
 evaluate.py: z without sigma in the evaluation
 test_evaluate.py::test_what_is_judged_is_what_it_is_called
-- (test.mean, test.sample(key))
-+ (test.mean, test.mean + 1.0)
+- jax.jit(type(test).sample)(test, key)
++ test.mean + 1.0
 
 evaluate.py: fit_split swapped
 test_evaluate.py::test_what_is_judged_is_what_it_is_called
@@ -493,13 +493,13 @@ test_evaluate.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
 
 inference.py: BatchNorm of the batch when judging
 test_experiment.py::test_metrics_are_those_of_the_model
-- by_batch = batch_norm ==
-+ by_batch = batch_norm !=
+- batch_norm == "batch"
++ batch_norm != "batch"
 
 inference.py: test error averaged over pixels
 test_experiment.py::test_metrics_are_those_of_the_model
-- jnp.sum((batches.prepare
-+ jnp.mean((batches.prepare
+- jnp.sum((images - decode
++ jnp.mean((images - decode
 
 metrics/generation.py: KID to the reconstructions
 test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
