@@ -145,6 +145,7 @@ def test_a_legend_says_what_the_words_of_a_table_mean(module, words):
     assert set(words.split()) <= set(module.LEGEND.split())
 
 
+@pytest.mark.slow
 def test_objective_rows(tmp_path):
     row = objective.measure(batch=8, n=6, rounds=2)
     assert row["over_ours"]["ours gradient"] == {"median": 1.0, "low": 1.0, "high": 1.0}
@@ -154,6 +155,7 @@ def test_objective_rows(tmp_path):
     assert (written["rows"], written["threads"]) == ([row], 3)
 
 
+@pytest.mark.slow
 def test_overhead_measures_the_form_it_names(monkeypatch):
     """The masked step holds an n x n product; ours does not."""
     small = cifar_compressed.get_config()

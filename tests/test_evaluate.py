@@ -367,13 +367,13 @@ def contents(folder):
 
 
 def nan_decoder(patch):
-    built = experiment._inference
+    built = experiment.build_inference
 
     def broken(*arguments):
         model = built(*arguments)
         return model._replace(decode=lambda *a: model.decode(*a) / 0)
 
-    patch.setattr(experiment, "_inference", broken)
+    patch.setattr(experiment, "build_inference", broken)
 
 
 def nan_encoder(patch):

@@ -144,7 +144,10 @@ def test_an_epochs_row_is_the_mean_over_its_steps():
     assert experiment._averages(SimpleNamespace(history=history), 3) == {"mse": 3.0}
 
 
-@pytest.mark.parametrize(("loop", "calls"), [("steps", 2), ("steps", 9), ("scan", 1)])
+@pytest.mark.parametrize(
+    ("loop", "calls"),
+    [("steps", 2), ("steps", 9), pytest.param("scan", 1, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_ends_as_if_it_had_not_been(
     lean, tmp_path, uninterrupted, monkeypatch, loop, calls
 ):

@@ -173,14 +173,13 @@ def gradient(law, direction, kappa, seed):
 
 
 @given(
-    st.sampled_from([2, 7]),
     st.lists(st.floats(0.0, 1e4, width=32), min_size=3, max_size=3),
     st.integers(0, 9),
 )
 @settings(max_examples=25, deadline=None)
-def test_samples_and_derivatives_are_finite(n, kappas, seed):
-    """Also around directions that are opposite, and around zero, which is none."""
-    direction = np.stack([np.eye(n)[0], -np.eye(n)[0], np.zeros(n)]).astype(np.float32)
+def test_samples_and_derivatives_are_finite(kappas, seed):
+    """On a circle; around directions that are opposite, and around zero, which is none."""
+    direction = np.float32([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     for law in LAWS:
         found = gradient(law, direction, np.float32(kappas), seed)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))

@@ -32,6 +32,7 @@ def run_epochs(config, epochs, scan):
     return state
 
 
+@pytest.mark.slow
 def test_a_callers_settings_of_numbers_leave_a_run_alone(config):
     """64 bits where nothing is said, promotion refused, NumPy's errors raised."""
     config.data.flip = True

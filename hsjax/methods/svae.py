@@ -46,8 +46,8 @@ def hyper(
         (https://arxiv.org/abs/2006.04437), which needs no rejection.
       least_kappa: κ = least_kappa + kappa_scale n softplus(the encoder's last output). The
         authors' 1 keeps the posterior from collapsing.
-      kappa_scale: the authors' is 1/n. With it an untrained encoder has κ = 1.7, and a sample at
-        n = 128 holds no signal to learn from; with 1 it has κ = 0.7 n, a mean cosine of 0.5.
+      kappa_scale: the authors' is 1/n. With it an untrained encoder has κ = 1.7, at n = 128 a mean
+        cosine of 0.01 to the direction; with 1 it has κ = 0.7 n, a mean cosine of 0.5.
     """
     return Hyper(least_kappa, kappa_scale, law)
 
