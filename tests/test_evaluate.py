@@ -455,7 +455,8 @@ def test_unusable_inception_weights_are_one_line_before_any_training(config, tmp
     assert not list((tmp_path / "run").glob("*"))
 
 
-@pytest.mark.parametrize("labelled", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("labelled", [True, False])
 def test_the_smallest_set_and_the_smallest_latents(config, tmp_path, capsys, labelled):
     """Two test images, n = 2: one neighbour, a flat sphere, t-SNE of two points."""
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 10, 1), dtype=np.uint8)
