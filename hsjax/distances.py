@@ -5,8 +5,8 @@ root, and is differentiable in both samples, also where points are equal, zero o
 
 Example:
   >>> x, y = jax.random.normal(jax.random.key(0), (2, 100, 16))
-  >>> lines, planes = directions(jax.random.key(1), 50, 16), planes(jax.random.key(1), 50, 16)
-  >>> sliced_wasserstein(x, y, lines).shape, spherical_sliced_wasserstein(x, y, planes).shape
+  >>> lines, circles = directions(jax.random.key(1), 50, 16), planes(jax.random.key(1), 50, 16)
+  >>> sliced_wasserstein(x, y, lines).shape, spherical_sliced_wasserstein(x, y, circles).shape
   ((), ())
 """
 
@@ -26,9 +26,7 @@ def directions(key: Array, count: int, n: int) -> Array:
 
 
 def planes(key: Array, count: int, n: int) -> Array:
-    """Uniform random planes for the spherical distances: an orthonormal pair each, float32
-    [count, 2, n].
-    """
+    """Random planes for the spherical distances: orthonormal pairs, float32 [count, 2, n]."""
     first, second = jax.random.normal(key, (2, count, n), jnp.float32)
     first = project(first, 1.0)
     second -= jnp.sum(first * second, axis=-1, keepdims=True) * first
@@ -75,8 +73,8 @@ def spherical_sliced_wasserstein(x: Array, y: Array, planes: Array) -> Array:
     """The mean of W_2² between projections to circles of length 1, from 0 to 1/4.
 
     Directions of x and y count, not lengths. Bonet et al., 2023 (https://arxiv.org/abs/2206.08780),
-    section 3. The best transport between sorted points of a circle is one of their
-    cyclic shifts, over which the cost is convex (Delon et al., 2010): a bisection finds it.
+    section 3. The best transport between sorted points of a circle is one of their cyclic shifts,
+    over which the cost is convex (Delon et al., 2010): a bisection finds it.
 
     Args:
       x: [count, n], n >= 2.

@@ -280,8 +280,9 @@ def _gamma_terms(x: float, kappa: Array) -> tuple[Array, Array]:
     """L = log Γ(x+κ) - log Γ(x) and κ ψ(x+κ) - L, by Stirling's expansion at x + 8."""
     value = rest = jnp.zeros_like(kappa)
     for k in range(8):
-        value -= jnp.log1p(kappa / (x + k))
-        rest += jnp.log1p(kappa / (x + k)) - kappa / (x + k + kappa)
+        step = jnp.log1p(kappa / (x + k))
+        value -= step
+        rest += step - kappa / (x + k + kappa)
     x += 8
     y = x + kappa
     # κ log y is apart: it cancels between the two.

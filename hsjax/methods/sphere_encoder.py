@@ -1,8 +1,8 @@
 """The Sphere Encoder (Yue et al., 2026, https://arxiv.org/abs/2602.15030).
 
 An autoencoder that fills the sphere: what it decodes is turned away from its code by up to an
-angle, and `own` decodes uniform points. The perceptual loss of the paper, which both image terms
-have there, needs pretrained weights and is left out: expect blurrier images.
+angle, and `own` decodes uniform points, in one step or several. The perceptual loss of the paper,
+which both image terms have there, needs pretrained weights and is left out: expect blurrier images.
 """
 
 import dataclasses
