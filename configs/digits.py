@@ -30,6 +30,9 @@ SETTINGS = {
     "wae": {"loss.beta": 10.0, "sample.sampler": "own"},
     "spherical_swae": {"loss.beta": 100.0, "sample.sampler": "own"},
     "sphere_encoder": {"sample.sampler": "own"},
+    "mixture": {"loss.beta": 0.1, "sample.sampler": "own"},
+    "vampprior": {"loss.beta": 0.1, "sample.sampler": "own"},
+    "vqvae": {"loss.beta": 0.5, "sample.sampler": "own"},
 }
 
 

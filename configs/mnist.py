@@ -29,6 +29,9 @@ SETTINGS = {
     "wae": {"loss.beta": 200.0, "sample.sampler": "own"},
     "spherical_swae": {"loss.beta": 7840.0, "sample.sampler": "own"},
     "sphere_encoder": {"sample.sampler": "own"},
+    "mixture": {"loss.beta": 0.3, "sample.sampler": "own"},
+    "vampprior": {"loss.beta": 0.3, "sample.sampler": "own"},
+    "vqvae": {"loss.beta": 1.5, "sample.sampler": "own"},  # the authors' constant
 }
 
 

@@ -77,7 +77,7 @@ def _train_and_evaluate(config, path, dataset) -> dict:
         batches.check_divisible(count, config.train.batch_size, jax.device_count())
     _check_alike(run)
     run = run._replace(streamed=_is_streamed(run))
-    initial = run.setup.initial(config.seed, run.objective)
+    initial = _initial(run)
     with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
         with devices.all_or_none():
             if devices.is_first():
@@ -138,7 +138,7 @@ def evaluate(
     with _workdir(config, path) as path:
         run = _open(config, path, dataset)
         with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-            state = checkpoints.restore(run.setup.initial(config.seed, run.objective), move=False)
+            state = checkpoints.restore(_initial(run), move=False)
         if state is None:
             raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
         return _evaluate(run, state)
@@ -186,6 +186,13 @@ def _open(config, path, dataset) -> _Run:
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
     return _Run(config, path, dataset, checksums, setup, objective, programs, inference)
+
+
+def _initial(run) -> train.TrainState:
+    """The state a run begins with; its method sees up to 1,000 training images, drawn at random."""
+    images, seed = run.dataset.train_images, run.config.seed
+    chosen = np.random.default_rng(seed).permutation(len(images))[:1000]
+    return run.setup.initial(seed, run.objective, images[np.sort(chosen)])
 
 
 def _checksums(dataset) -> dict:

@@ -58,6 +58,9 @@ SETTINGS = {
     "published_near": Setting("spherical", _PUBLISHED_ANGLES | {"method.std_radius": 0.001}),
     "published_standard": Setting("standard", _PUBLISHED),
     # Second choices of other methods.
+    "learned_variance": Setting(
+        "standard", {"method.decoder_variance": "learned", "loss.beta": 1.0}
+    ),
     "power_spherical": Setting("svae", {"method.law": "power_spherical"}),
     "wae_rbf": Setting("wae", {"method.kernel": "rbf"}),
     # A mean cosine of 0.7 to one direction at n = 128: the paper's island without any angle.

@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
     step: Array  # int32, steps done
     key: Array  # uint32 [2], never changes: random numbers come from it and the step or epoch
     params: dict  # "encoder", "decoder" and, where a method learns more, "method"
-    batch_stats: dict
+    batch_stats: dict  # the same of what no gradient changes
     optimizer: optax.OptState
     beta_scale: Array  # of loss.relative_beta: MSE / regulariser of the first epoch; else 1
     history: dict[str, Array]  # [steps per epoch] each: the terms of the present epoch's steps
@@ -58,7 +58,7 @@ class Setup(NamedTuple):
     graph: nnx.GraphDef
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[ArrayLike], ArrayLike]  # of the step
-    initial: Callable[[int, Objective], TrainState]  # of the seed and the run's numbers
+    initial: Callable[..., TrainState]  # of the seed, the run's numbers and some training images
 
     def model(self, objective: Objective, state: TrainState) -> "Model":
         """The autoencoder of a state, and its method with the numbers of the run."""
@@ -69,11 +69,12 @@ class Model:
     """An autoencoder with its arrays, for images in [0, 1] of the data's shape."""
 
     def __init__(self, setup: Setup, objective: Objective, params: dict, batch_stats: dict):
-        networks = {name: tree for name, tree in params.items() if name != "method"}
-        self.networks: VAE = nnx.merge(setup.graph, networks, batch_stats)
+        trees = [{k: v for k, v in tree.items() if k != "method"} for tree in (params, batch_stats)]
+        self.networks: VAE = nnx.merge(setup.graph, *trees)
         # What is not training sees the statistics from before, which have no derivative.
-        self._at_rest: VAE = nnx.merge(setup.graph, networks, batch_stats)
-        self.variables = params.get("method", {})
+        self._at_rest: VAE = nnx.merge(setup.graph, *trees)
+        self._statistics = batch_stats.get("method", {})
+        self.variables = params.get("method", {}) | self._statistics
         self._setup, self._params, self._hyper = setup, params, objective.hyper
 
     def encode(self, images: Array, *, train: bool = False) -> Any:
@@ -104,6 +105,14 @@ class Model:
         context = self.context() | {"params": self._params} | batch
         return self._setup.method.regulariser(self._hyper, posterior, z, **context)
 
+    def statistics(self, posterior: Any, z: Array, **batch) -> dict:
+        """What no gradient changes, after a batch: BatchNorm's and, if it has any, the method's."""
+        found = nnx.to_pure_dict(nnx.state(self.networks, nnx.BatchStat))
+        if self._statistics:
+            context = self.context() | {"params": self._params} | batch
+            found["method"] = self._setup.method.update(self._hyper, posterior, z, **context)
+        return found
+
 
 def static(config: ConfigDict) -> FrozenConfigDict:
     """The fields that shape a run's programs; seed, data, method and numbers are not in it."""
@@ -122,19 +131,22 @@ def random_key(seed: int) -> Array:
     return jax.random.key(seed, impl=_KEYS)
 
 
-def create(config: ConfigDict, shape: tuple[int, int, int], count: int) -> tuple[Setup, TrainState]:
+def create(
+    config: ConfigDict, shape: tuple[int, int, int], count: int, images: ArrayLike | None = None
+) -> tuple[Setup, TrainState]:
     """The setup of a config and its initial state.
 
     Args:
       config: see configs/default.py.
       shape: (height, width, channels) of the images.
       count: number of training images.
+      images: some of them, uint8, for methods that begin with images; a black one if None.
 
     Raises:
       UserError: a batch larger than the data, or more steps than are counted.
     """
     setup = build(static(config), METHODS[config.method.name], shape, count)
-    return setup, setup.initial(config.seed, build_objective(config))
+    return setup, setup.initial(config.seed, build_objective(config), images)
 
 
 def build(
@@ -188,13 +200,15 @@ def build(
     # One program instead of a hundred, run once: compiling it in full would take longer than
     # compiling a training step. The numbers are the same to the bit.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
-    def initial(key, objective):
+    def initial(key, objective, images):
         params_key, run_key = jax.random.split(key)
         _, params, batch_stats = networks(params_key)
         params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-        variables = method.variables(jax.random.fold_in(params_key, 0), n, objective.hyper, shape)
-        if variables:
-            params["method"] = variables
+        images = images.astype(jnp.float32) / 255.0
+        for tree, of_method in ((params, method.variables), (batch_stats, method.statistics)):
+            variables = of_method(jax.random.fold_in(params_key, 0), n, objective.hyper, images)
+            if variables:
+                tree["method"] = variables
         terms = ["loss", "mse", *names(objective, params, batch_stats), "beta", "learning_rate"]
         return TrainState(
             step=jnp.int32(0),
@@ -206,6 +220,10 @@ def build(
             history={name: jnp.zeros(steps, jnp.float32) for name in terms},
         )
 
+    def begin(seed, objective, images=None):
+        images = np.zeros((1, *shape), np.uint8) if images is None else images
+        return initial(random_key(seed), objective, images)
+
     setup = Setup(
         config=config,
         method=method,
@@ -214,7 +232,7 @@ def build(
         graph=jax.eval_shape(networks, random_key(0))[0],
         optimizer=optimizer,
         learning_rate=learning_rate,
-        initial=lambda seed, objective: initial(random_key(seed), objective),
+        initial=begin,
     )
     return setup
 
@@ -274,11 +292,11 @@ def train_step(
         reconstructions = model.decode(z, train=True)
         mse = losses.squared_error(images, reconstructions)
         batch = {"images": images, "labels": labels, "reconstructions": reconstructions}
-        key = jax.random.fold_in(noise_key, 1)
-        terms = model.regularise(posterior, z, key=key, sample_key=noise_key, **batch)
+        batch |= {"key": jax.random.fold_in(noise_key, 1), "sample_key": noise_key}
+        terms = model.regularise(posterior, z, **batch)
         loss = mse + beta * terms["regulariser"]
-        batch_stats = nnx.to_pure_dict(nnx.state(model.networks, nnx.BatchStat))
-        return loss, (batch_stats, {"loss": loss, "mse": mse, **terms})
+        statistics = model.statistics(posterior, z, **batch)
+        return loss, (statistics, {"loss": loss, "mse": mse, **terms})
 
     gradients, (batch_stats, terms) = jax.grad(loss_of, has_aux=True)(state.params)
     updates, optimizer = setup.optimizer.update(gradients, state.optimizer, state.params)

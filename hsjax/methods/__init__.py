@@ -17,6 +17,7 @@ Example:
 from hsjax.methods.autoencoder import autoencoder
 from hsjax.methods.base import Bounds, Method, NonNegative, Positive
 from hsjax.methods.cartesian import cartesian
+from hsjax.methods.mixture import mixture
 from hsjax.methods.rae import rae
 from hsjax.methods.sphere_ae import sphere_ae
 from hsjax.methods.sphere_encoder import sphere_encoder
@@ -25,6 +26,8 @@ from hsjax.methods.spherical_swae import spherical_swae
 from hsjax.methods.standard import standard, standard_projected
 from hsjax.methods.svae import svae
 from hsjax.methods.swae import swae
+from hsjax.methods.vampprior import vampprior
+from hsjax.methods.vqvae import vqvae
 from hsjax.methods.wae import wae
 
 __all__ = ["METHODS", "Bounds", "Method", "NonNegative", "Positive"]
@@ -42,4 +45,7 @@ METHODS: dict[str, Method] = {
     "wae": wae,
     "spherical_swae": spherical_swae,
     "sphere_encoder": sphere_encoder,
+    "mixture": mixture,
+    "vampprior": vampprior,
+    "vqvae": vqvae,
 }

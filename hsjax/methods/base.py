@@ -10,9 +10,14 @@ from jax import Array
 from hsjax import coordinates, posteriors
 
 
-def no_variables(key: Array, n: int, hyper: Any, shape: tuple[int, int, int]) -> dict:
-    """Nothing is learned besides the networks."""
+def no_variables(key: Array, n: int, hyper: Any, images: Array) -> dict:
+    """Nothing is learned, or kept, besides the networks."""
     return {}
+
+
+def no_notes(hyper: Any, terms: dict[str, float]) -> list[str]:
+    """Nothing that a reader must be told."""
+    return []
 
 
 def normal(key: Array, count: int, n: int, **_) -> Array:
@@ -33,15 +38,15 @@ def point_on_sphere(outputs: Array, **_) -> posteriors.Point:
 class Method(NamedTuple):
     """A latent space: what the encoder says, what pulls on it, where new latents come from.
 
-    All but the last are module-level pure functions, so that a method is a static argument of jit.
+    All but `project` are module-level pure functions: a method is a static argument of jit.
     Its numbers, `hyper`, travel beside it as a pytree: runs that differ in numbers share a program.
 
     Some functions get a context by keyword. They name what they use of it and end with `**_`:
 
-    * `variables`: what `variables` made, as training has changed it;
+    * `variables`: what `variables` and `statistics` made, as training has changed it, by name;
     * `encode(images, train=False)` -> posterior of images in [0, 1], and `decode(z, train=False)`
       -> images; BatchNorm takes its running statistics unless `train`;
-    * of `regulariser` alone: `images` [batch, height, width, channels] in [0, 1]; their
+    * of `regulariser` and `update`: `images` [batch, height, width, channels] in [0, 1]; their
       `reconstructions` from z; `labels` int32 [batch], None for a set without; `params`, those of
       the networks: a tree of arrays with "encoder" and "decoder"; `sample_key`, which z was sampled
       with, and `key`, another random key;
@@ -68,8 +73,24 @@ class Method(NamedTuple):
     """``(key, count, n, hyper=..., **context)`` -> new latents [count, n]: the sampler `own`."""
 
     variables: Callable[..., dict] = no_variables
-    """``(key, n, hyper, shape)`` -> what is learned besides the networks, a tree of arrays by name;
-    {} if nothing is. `shape` is that of an image.
+    """``(key, n, hyper, images)`` -> what is learned besides the networks, a tree of arrays by
+    name; {} if nothing is. `images` [count, height, width, channels] in [0, 1] are up to 1,000 of
+    the training images.
+    """
+
+    statistics: Callable[..., dict] = no_variables
+    """The same of what no gradient changes: a tree of arrays by name, which travels with BatchNorm's
+    statistics.
+    """
+
+    update: Callable[..., dict] = no_variables
+    """``(hyper, posterior, z, **context)`` -> the statistics after a training step, if there are
+    any. The context is the regulariser's.
+    """
+
+    notes: Callable[[Any, dict[str, float]], list[str]] = no_notes
+    """``(hyper, terms)`` -> lines for the report on a trained run whose regulariser has these terms,
+    such as that a part of the method has died.
     """
 
     project: bool = False
