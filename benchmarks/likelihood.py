@@ -24,8 +24,8 @@ from jax.scipy.special import logsumexp
 
 from benchmarks.measure import parser, write
 from hsjax import data, devices, losses, posteriors
+from hsjax.coordinates import log_area
 from hsjax.methods import METHODS
-from hsjax.samplers.sphere import log_area
 from hsjax.terminal import command, tell
 
 PAPER = {  # by d: normal and von Mises-Fisher

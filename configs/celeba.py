@@ -15,7 +15,7 @@ SETTINGS = cifar.SETTINGS | {
     "swae": {"loss.beta": 614.0, "sample.sampler": "own"},
     "spherical_swae": {"loss.beta": 122_880.0, "sample.sampler": "own"},
     "sphere_encoder": {"sample.sampler": "own"},
-    "vqvae": {"loss.beta": 15.0, "sample.sampler": "own"},
+    "vqvae": {"loss.beta": 15.0, "sample.sampler": "codes"},
 }
 
 

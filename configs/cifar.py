@@ -19,7 +19,7 @@ SETTINGS = mnist.SETTINGS | {
     "wae": {"loss.beta": 2000.0, "sample.sampler": "own"},
     "spherical_swae": {"loss.beta": 30_720.0, "sample.sampler": "own"},
     "sphere_encoder": {"method.angle": 80.0, "sample.sampler": "own"},
-    "vqvae": {"loss.beta": 3.8, "sample.sampler": "own"},
+    "vqvae": {"loss.beta": 3.8, "sample.sampler": "codes"},
 }
 
 

@@ -76,6 +76,8 @@ def get_config(name: str = "standard") -> ConfigDict:
     sample.sampler = "prior"
     sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
     sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller
+    # Training steps, of 200 latents, of a sampler that is a network: two_stage, ncp, flow, codes.
+    sample.fit_steps = 4000
     sample.steps = 4  # how often the sampler own of sphere_encoder decodes, with noise in between
 
     # What a trained run is judged by. These and the sample fields may change without a new run.
@@ -100,8 +102,17 @@ def get_config(name: str = "standard") -> ConfigDict:
     # Statistics of BatchNorm: "running", those of training, or "batch", those of the batch of
     # train.batch_size that is judged (the published numbers).
     evaluate.batch_norm = "running"
-    # frechet, kid, prdc: of images, over a feature network; the others: of latents.
-    evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
+    # frechet, kid, prdc, memorisation: of images, over a feature network; the others: of latents.
+    evaluate.metrics = (
+        "frechet",
+        "kid",
+        "prdc",
+        "memorisation",
+        "knn",
+        "probe",
+        "latents",
+        "tsne",
+    )
     # Feature network: "classifier", trained once on the train split and kept in the user's cache
     # (a set without labels, or of one class, gets "random" instead); "random", the same layers
     # with random weights; "inception", the one of the FID, from the file below; "none".

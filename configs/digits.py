@@ -32,7 +32,7 @@ SETTINGS = {
     "sphere_encoder": {"sample.sampler": "own"},
     "mixture": {"loss.beta": 0.1, "sample.sampler": "own"},
     "vampprior": {"loss.beta": 0.1, "sample.sampler": "own"},
-    "vqvae": {"loss.beta": 0.5, "sample.sampler": "own"},
+    "vqvae": {"loss.beta": 0.5, "sample.sampler": "codes"},
 }
 
 
@@ -46,4 +46,5 @@ def get_config(name: str = "standard") -> ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.decay_epochs = (80,)
     config.train.checkpoint_every = 20
+    config.sample.fit_steps = 1000
     return settings.apply(config, name, SETTINGS)

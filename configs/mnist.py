@@ -31,7 +31,7 @@ SETTINGS = {
     "sphere_encoder": {"sample.sampler": "own"},
     "mixture": {"loss.beta": 0.3, "sample.sampler": "own"},
     "vampprior": {"loss.beta": 0.3, "sample.sampler": "own"},
-    "vqvae": {"loss.beta": 1.5, "sample.sampler": "own"},  # the authors' constant
+    "vqvae": {"loss.beta": 1.5, "sample.sampler": "codes"},  # the authors' constant
 }
 
 

@@ -151,6 +151,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "sample.fit_split": ("train", _one_of(("train", "test"))),
     "sample.count": (10_000, _whole(2)),
     "sample.steps": (4, _whole(1, 1000)),
+    "sample.fit_steps": (4000, _whole(1)),
     "evaluate.split": ("test", _one_of(("test", "validation"))),
     "evaluate.latent_scale": (1.0, _POSITIVE),
     "evaluate.samplers": (
@@ -162,7 +163,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     ),
     "evaluate.batch_norm": ("running", _one_of(("running", "batch"))),
     "evaluate.metrics": (
-        ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne"),
+        ("frechet", "kid", "prdc", "memorisation", "knn", "probe", "latents", "tsne"),
         _some_of(evaluate.METRICS),
     ),
     "evaluate.features": (

@@ -20,6 +20,7 @@ is that of an infinitely long vector: cosines and projections are 0 there and de
 NaN. NaN gives NaN wherever it enters; an infinity gives NaN or, where there is one, the limit.
 """
 
+import math
 import numbers
 
 import jax
@@ -187,6 +188,19 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
       Array(4.5, dtype=float32)
     """
     return _log_volume(*_radius_and_angles(radius, angles))
+
+
+def log_area(n: int, radius: float = 1.0) -> float:
+    """Log of the area of the sphere in R^n, 2 π^{n/2} radius^{n-1} / Γ(n/2).
+
+    It is the entropy of the uniform law on it, in nats.
+
+    Example:
+      >>> round(math.exp(log_area(3)) / math.pi, 6)
+      4.0
+    """
+    unit = math.log(2) + 0.5 * n * math.log(math.pi) - math.lgamma(0.5 * n)
+    return unit + (n - 1) * math.log(radius)
 
 
 def diagonal_cosines(n: int) -> Array:

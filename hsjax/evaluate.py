@@ -1,24 +1,31 @@
 """A trained model -> one dictionary of numbers, and the arrays that the figures are drawn from."""
 
+import hashlib
+import json
 import zlib
 from collections import ChainMap
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from hsjax import data, train
+from hsjax import __version__, data, train
 from hsjax.errors import UserError
+from hsjax.files import read_npz, remove, write_npz, writing
 from hsjax.inference import Inference, decode, embed, mean_squared_error
 from hsjax.metrics import features, generation, latents, neighbours
-from hsjax.samplers import SAMPLERS, slerp
+from hsjax.samplers import SAMPLERS, Sampler, slerp
 
 PICTURED = 64  # images in each panel of a figure
 LARGEST = 10_000  # images in the one batch that the regulariser is taken of
+BANK = 60_000  # training images that samples are looked for among
 
 
 class Embedded(NamedTuple):
@@ -124,6 +131,7 @@ def evaluate(
     state: train.TrainState,
     dataset: data.Dataset,
     say: Callable[[str], None] = lambda text: None,
+    kept: Path | None = None,
 ) -> Evaluation:
     """Judge a state on the test split.
 
@@ -139,9 +147,11 @@ def evaluate(
       state: to be judged, on every device of this process.
       dataset: of the run.
       say: told what is being done.
+      kept: folder where samplers that are trained are kept, for the next evaluation of the state.
 
     Raises:
-      UserError: a feature network that can't be had, or outputs that are not finite.
+      UserError: a feature network that can't be had, outputs that are not finite, or a folder that
+        can't be written.
     """
     batch_size = config.train.batch_size
     batch_size += -batch_size % jax.local_device_count()
@@ -173,17 +183,35 @@ def evaluate(
         parts = [inference.prior(state, key, count=batch_size, steps=steps) for key in keys]
         return np.concatenate(parts)[:count]
 
-    context = {"prior": prior, "encode": encoded, "decode": decoded}
-    fitted_to = bank if config.sample.fit_split == "train" else test
-    samples = {}
+    context = {"prior": prior, "encode": encoded, "decode": decoded, "say": say}
+    context |= {"posterior": bank if config.sample.fit_split == "train" else test}
+    context |= {"variables": state.variables, "fit_steps": config.sample.fit_steps}
+    samples, fits, reports = {}, {}, {}
     for name in dict.fromkeys((config.sample.sampler, *config.evaluate.samplers)):
-        say(f"{count} samples of {name}")
+        sampler = SAMPLERS[name]
         # Samples of one sampler don't depend on which others there are.
-        key = jax.random.fold_in(sample_key, zlib.crc32(name.encode()))
-        samples[name] = decoded(_sample(name, key, count, fitted_to, context))
+        of_fit, of_samples = (
+            jax.random.fold_in(sample_key, zlib.crc32(text.encode()))
+            for text in (sampler.learned or name, name)
+        )
+        if not sampler.learned:  # these say how it goes
+            say(f"{count} samples of {name}")
+        if sampler.fit not in fits:  # two samplers may share it
+            key = jax.random.fold_in(of_fit, 0)
+            fits[sampler.fit] = _fit(name, sampler, kept, int(state.step), key=key, **context)
+            if sampler.learned:
+                report = fits[sampler.fit]["report"]
+                reports[sampler.learned] = {key: float(value) for key, value in report.items()}
+        if sampler.learned:
+            say(f"{count} samples of {name}")
+        z = sampler.sample(fits[sampler.fit], of_samples, count)
+        samples[name] = decoded(np.asarray(z))
+    if reports:
+        numbers["fits"] = reports
 
     reconstructions = decoded(test.mean[:count])
     numbers["notes"] = _notes(config, dataset, count, batch_size)
+    numbers["notes"] += _of_method(setup, config, numbers["terms"])
     if _compares_images(config):
         chosen = np.random.default_rng(config.seed).permutation(len(bank.mean))[:count]
         sets = generation.Sets(
@@ -191,6 +219,7 @@ def evaluate(
             reconstructions=reconstructions,
             train_reconstructions=decoded(bank.mean[chosen]),
             samples=samples,
+            train=_bank(config, dataset),
         )
         numbers |= {"sample_count": count, "fit_split": config.sample.fit_split}
         numbers["generation"], notes = _of_images(config, dataset, sets, say)
@@ -253,15 +282,52 @@ def _errors(setup, inference, state, images, test, key, batch_size) -> dict[str,
     }
 
 
-def _sample(name, key, count, posterior, context) -> np.ndarray:
-    """Latents of a sampler, fitted to posteriors: [count, n]."""
-    sampler, means = SAMPLERS[name], posterior.mean
+def _fit(name: str, sampler: Sampler, kept: Path | None, step: int, **context) -> Any:
+    """The parameters of a sampler; of one that is trained, those in the folder if there are any."""
     try:
-        fit_key = jax.random.fold_in(key, 0)
-        parameters = sampler.fit(means, posterior=posterior, key=fit_key, **context)
-        return np.asarray(sampler.sample(parameters, key, count))
+        if not (sampler.learned and kept):
+            return sampler.fit(context["posterior"].mean, **context)
+        path = kept / f"{step}-{sampler.learned}-{_digest(**context)}.npz"
+        if path.exists():
+            try:
+                return unflatten_dict(read_npz(path), sep="/")
+            except UserError as error:
+                logging.warning("%s: fitting %s again", error, sampler.learned)
+        parameters = sampler.fit(context["posterior"].mean, **context)
     except ValueError as reason:
         raise UserError(f"{name} can't be fitted to these latents: {reason}") from reason
+    with writing(kept):
+        for other in kept.glob("*.npz"):
+            if not other.name.startswith(f"{step}-"):  # of a run that has gone on since
+                remove(other)
+        arrays = jax.tree.map(np.asarray, flatten_dict(parameters, sep="/"))
+        write_npz(path, arrays)
+    return parameters
+
+
+def _digest(*, posterior, variables, key, fit_steps, **_) -> str:
+    """A hash of all that a fit depends on."""
+    digest = hashlib.sha256(json.dumps([__version__, fit_steps]).encode())
+    for leaf in jax.tree.leaves((posterior, variables, jax.random.key_data(key))):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+def _bank(config, dataset) -> np.ndarray:
+    """Training images that samples are looked for among: all, or some at random."""
+    images = dataset.train_images
+    if "memorisation" not in config.evaluate.metrics:
+        return np.asarray(images[:0])
+    if len(images) > BANK:
+        images = images[np.sort(np.random.default_rng(0).permutation(len(images))[:BANK])]
+    return np.asarray(images)
+
+
+def _of_method(setup, config, terms) -> list[str]:
+    """What the method has to say of its terms."""
+    fields = {name: value for name, value in config.method.items() if name != "name"}
+    hyper = setup.method.hyper(config.model.latent_dim, **fields)
+    return setup.method.notes(hyper, terms)
 
 
 def _compares_images(config) -> bool:

@@ -53,7 +53,7 @@ def train_and_evaluate(
     Args:
       config: see configs/default.py.
       workdir: gets config.json, data.json, parameters.txt, metrics.jsonl, metrics.json,
-        embeddings.npz, checkpoints/, figures/ and tensorboard/.
+        embeddings.npz, checkpoints/, figures/, tensorboard/ and, of trained samplers, fits/.
       dataset: what data.name would load, to load it once for several runs; its images may be on
         the device already.
 
@@ -422,7 +422,7 @@ def _evaluate(run, state, records=None) -> dict:
     with Phases() as say:
         with replaced_together(run.path) as new:
             found = evaluation.evaluate(
-                run.config, run.setup, run.inference, state, run.dataset, say
+                run.config, run.setup, run.inference, state, run.dataset, say, run.path / "fits"
             )
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)

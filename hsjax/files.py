@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,8 +66,8 @@ def plainly_named(folder: Path) -> Iterator[Path]:
         yield link
 
 
-def read_npz(path: str | Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that the file holds; UserError if one cannot be read whole.
+def read_npz(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Those of the named arrays that the file holds, or all; UserError if one can't be read whole.
 
     Members are read to their end, which is where the zip checks their CRC: np.load stops early
     if damage made an array's header claim a smaller array.
@@ -75,6 +75,8 @@ def read_npz(path: str | Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     arrays, reading = {}, ""
     try:
         with zipfile.ZipFile(path) as archive:
+            if names is None:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
             for reading in names:
                 if f"{reading}.npy" in archive.namelist():
                     with archive.open(f"{reading}.npy") as member:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from hsjax import coordinates
-from hsjax.samplers.sphere import log_area
+from hsjax.coordinates import log_area
 
 
 class Posterior(Protocol):

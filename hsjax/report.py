@@ -20,6 +20,7 @@ _COLUMNS = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
+    "nearest_is_training": "memory",
     "kid_deviation": "",  # left out
 }
 
@@ -49,6 +50,14 @@ def table(numbers: dict, name: str) -> str:
             fold(f"  {k:<{width}}  {v:>9.4g}  {READING[k]}", width + 15)
             for k, v in described.items()
         ]
+    if fits := numbers.get("fits"):
+        lines.append("samplers that were trained, by what they never saw")
+        width = max(map(len, fits))
+        for name, report in fits.items():
+            said = ", ".join(
+                f"{key.replace('_', ' ')} {value:.4g}" for key, value in report.items()
+            )
+            lines.append(fold(f"  {name:<{width}}  {said}", width + 4))
     for row in numbers.get("generation", ()):
         lines += generation(row, numbers)
     lines += [fold(f"note: {note}") for note in numbers["notes"]]
@@ -75,6 +84,11 @@ def generation(row: dict, numbers: dict) -> list[str]:
             f"{row['train_reconstructions_to_reconstructions']:.4g}",
             f'  columns: {name} of samples to test images and to reconstructions ("self")',
         ]
+    if "test_nearest_is_training" in row:
+        lines.append(
+            "  memory: share of the samples that are nearer to a training image than to any test "
+            f"image; of the test images themselves {row['test_nearest_is_training']:.3f}"
+        )
     return [*(fold(line, 4) for line in lines), _table(row["samplers"])]
 
 

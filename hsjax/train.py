@@ -32,6 +32,11 @@ class TrainState(NamedTuple):
     beta_scale: Array  # of loss.relative_beta: MSE / regulariser of the first epoch; else 1
     history: dict[str, Array]  # [steps per epoch] each: the terms of the present epoch's steps
 
+    @property
+    def variables(self) -> dict:
+        """What the method has besides the networks, by name."""
+        return self.params.get("method", {}) | self.batch_stats.get("method", {})
+
 
 class Objective(NamedTuple):
     """The numbers of the loss, as a pytree: runs that differ only in them share one program."""

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from hsjax.coordinates import log_area
 from hsjax.samplers import SAMPLERS, Mixture
 from hsjax.samplers.gaussian import entropy as gaussian_entropy
 from hsjax.samplers.mixture import log_radial
-from hsjax.samplers.sphere import log_area
 
 vmf = importlib.import_module("hsjax.samplers.vmf")  # the package's own `vmf` is the sampler
 

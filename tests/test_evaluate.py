@@ -217,7 +217,9 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
         generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
     )
     run = SimpleNamespace(config=train.static(config), steps=6, shape=(2, 2, 1))
-    found = evaluation.evaluate(config, run, READABLE, SimpleNamespace(step=12), dataset)
+    found = evaluation.evaluate(
+        config, run, READABLE, SimpleNamespace(step=12, variables={}), dataset
+    )
 
     numbers, mean = found.numbers, latents_of(images["test"])
     error = np.abs(mean[:, 0]).mean()

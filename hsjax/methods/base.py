@@ -79,9 +79,7 @@ class Method(NamedTuple):
     """
 
     statistics: Callable[..., dict] = no_variables
-    """The same of what no gradient changes: a tree of arrays by name, which travels with BatchNorm's
-    statistics.
-    """
+    """The same of what no gradient changes: it travels with the statistics of BatchNorm."""
 
     update: Callable[..., dict] = no_variables
     """``(hyper, posterior, z, **context)`` -> the statistics after a training step, if there are
@@ -89,7 +87,7 @@ class Method(NamedTuple):
     """
 
     notes: Callable[[Any, dict[str, float]], list[str]] = no_notes
-    """``(hyper, terms)`` -> lines for the report on a trained run whose regulariser has these terms,
+    """``(hyper, terms)`` -> lines for the report on a trained run, from its regulariser's terms:
     such as that a part of the method has died.
     """
 

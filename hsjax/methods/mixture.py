@@ -105,9 +105,7 @@ def notes(hyper, terms: dict[str, float]) -> list[str]:
     """Whether components have died or are alike, and whether latents are split among them."""
     found, used = [], terms["effective_components"]
     if used < 0.5 * hyper.components:
-        found.append(
-            f"the prior's {hyper.components} components are worth {used:.1f} different ones"
-        )
+        found.append(f"the prior's {hyper.components} components count like {used:.1f}")
     if used > 1.5 and terms["responsibility"] > 0.99:
         found.append(
             "each latent belongs to one component of the prior alone (responsibilities are one-hot)"

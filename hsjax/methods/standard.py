@@ -37,7 +37,7 @@ def hyper(
       n: latent dimension.
       spec: "paper", the KLD summed over the n coordinates (1); "published", their mean, as in the
         authors' code.
-      decoder_variance: "learned" multiplies the KLD by 2γ², so that with β = 1 the loss is 2γ² times
+      decoder_variance: "learned" multiplies the KLD by 2γ². With β = 1 the loss is then 2γ² times
         the negative evidence bound of a decoder of variance γ². The best γ² is the mean squared
         error of a value (Rybkin et al., 2021, https://arxiv.org/abs/2006.13202): it is kept as a
         running average, since gradient descent takes some 10⁴ steps to get there.
@@ -54,7 +54,8 @@ def statistics(key, n: int, hyper: Hyper, images) -> dict:
 
 def update(hyper: Hyper, posterior, z, *, variables, images, reconstructions, **_) -> dict:
     """The average with the mean squared error of a value of this batch."""
-    new = {"decoder_variance": jnp.mean((images - reconstructions) ** 2), "weight": 1.0}
+    variance = jnp.mean((images - reconstructions) ** 2)
+    new = {"decoder_variance": variance, "weight": jnp.float32(1.0)}
     return {name: DECAY * variables[name] + (1.0 - DECAY) * value for name, value in new.items()}
 
 

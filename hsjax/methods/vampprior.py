@@ -1,6 +1,6 @@
 """VampPrior (Tomczak and Welling, 2018, https://arxiv.org/abs/1705.07120).
 
-    p(z) = 1/K Σ_k q(z|u_k)                                                        their equation (9)
+    p(z) = 1/K Σ_k q(z|u_k)                                                                  (9)
 
 The prior is the mean of the posteriors of K pseudo-inputs u_k, images that are learned with the
 networks. They begin as training images and are encoded with the running statistics of BatchNorm.

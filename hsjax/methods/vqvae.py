@@ -60,7 +60,7 @@ class Quantised(NamedTuple):
 
 
 def statistics(key: Array, n: int, hyper: Hyper, images) -> dict:
-    """A codebook [codes, size] that nothing has used, its sums, and each token's use of each code."""
+    """A codebook [codes, size] that nothing has used, its sums, and each token's use of codes."""
     codebook = jax.random.normal(key, (hyper.codes, hyper.token_size), jnp.float32)
     uses = jnp.zeros((n // hyper.token_size, hyper.codes), jnp.float32)
     return {"codebook": codebook, "sums": jnp.zeros_like(codebook), "uses": uses}

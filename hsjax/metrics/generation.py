@@ -10,16 +10,23 @@ from hsjax.errors import UserError
 from hsjax.metrics.features import FeatureNetwork
 from hsjax.metrics.frechet import finite_rows, frechet_distance, moments, rank_note
 from hsjax.metrics.kid import kernel_distance
+from hsjax.metrics.memorisation import share_nearest_to_training
 from hsjax.metrics.prdc import precision_recall_density_coverage, radii
+
+ASKED = 1000  # samples that `memorisation` looks at
 
 
 class Sets(NamedTuple):
-    """Equally many uint8 images [count, H, W, C] of each kind: distances of other counts differ."""
+    """Equally many uint8 images [count, H, W, C] of each kind: distances of other counts differ.
+
+    Of training images there may be any number.
+    """
 
     test: np.ndarray
     reconstructions: np.ndarray  # of the test images
     train_reconstructions: np.ndarray  # of training images
     samples: dict[str, np.ndarray]  # by sampler
+    train: np.ndarray  # training images, for `memorisation` alone
 
 
 class Features:
@@ -50,6 +57,7 @@ class Compared(NamedTuple):
     samples: Features
     test: Features
     reconstructions: Features  # of the test images
+    train: Features | None  # of the training images, if `memorisation` is wanted
 
 
 def frechet(compared: Compared) -> dict[str, float]:
@@ -75,10 +83,18 @@ def prdc(compared: Compared) -> dict[str, float]:
     )._asdict()
 
 
+def memorisation(compared: Compared) -> dict[str, float]:
+    """Share of the first 1,000 samples that are nearer to a training image than to a test image."""
+    rows, train, test = compared.samples.values[:ASKED], compared.train, compared.test
+    assert train is not None  # judge sees to it
+    return {"nearest_is_training": share_nearest_to_training(rows, train.values, test.values)}
+
+
 METRICS: dict[str, Callable[[Compared], dict[str, float]]] = {
     "frechet": frechet,
     "kid": kid,
     "prdc": prdc,
+    "memorisation": memorisation,
 }
 
 
@@ -96,6 +112,7 @@ def judge(
     * reconstructions_to_test: what decoding costs, without any sampling;
     * train_reconstructions_to_reconstructions: of training to those of test images, a reference
       for the self-FD; samples may well have less;
+    * test_nearest_is_training: of the test images, what `memorisation` is of samples;
     * for each sampler, what the functions in METRICS give.
 
     Args:
@@ -129,11 +146,22 @@ def judge(
         )
         note = rank_note(test.moments, reconstructions.moments)
         numbers["notes"] = [note] if note else []
+    bank, usual = None, 0.0
+    if "memorisation" in metrics:
+        bank, first = extract(sets.train, "the training images"), test.values[:ASKED]
+        usual = share_nearest_to_training(first, bank.values, test.values, are_test=True)
+        numbers["test_nearest_is_training"] = usual
     numbers["samplers"] = {}
     for name, images in sets.samples.items():
         samples = extract(images, f"samples of {name}")
         row: dict[str, float] = {}
         for metric in (metric for metric in METRICS if metric in metrics):
-            row |= METRICS[metric](Compared(samples, test, reconstructions))
+            row |= METRICS[metric](Compared(samples, test, reconstructions, bank))
         numbers["samplers"][name] = row
+        error = (2 * max(usual * (1 - usual), 0.01) / min(ASKED, len(images))) ** 0.5
+        if (share := row.get("nearest_is_training", 0.0)) > usual + 4 * error:
+            numbers["notes"].append(
+                f"{name} may copy training images: {share:.3f} of its samples are nearer to one "
+                f"than to any test image, of the test images themselves {usual:.3f}"
+            )
     return numbers

@@ -26,12 +26,16 @@ Example:
 
 from hsjax.samplers.angles import AngleCopula, angles
 from hsjax.samplers.base import Sampler
+from hsjax.samplers.codes import codes
+from hsjax.samplers.flow import flow
 from hsjax.samplers.gaussian import gaussian, projected_gaussian
 from hsjax.samplers.interpolation import slerp
 from hsjax.samplers.mixture import Mixture, gmm, projected_gmm
+from hsjax.samplers.ncp import ncp
 from hsjax.samplers.own import own
 from hsjax.samplers.prior import prior
 from hsjax.samplers.sphere import uniform_sphere
+from hsjax.samplers.two_stage import two_stage, two_stage_gmm
 from hsjax.samplers.vmf import VonMisesFisher, concentration, mean_resultant_length, vmf
 
 __all__ = [
@@ -41,15 +45,20 @@ __all__ = [
     "Sampler",
     "VonMisesFisher",
     "angles",
+    "codes",
     "concentration",
+    "flow",
     "gaussian",
     "gmm",
     "mean_resultant_length",
+    "ncp",
     "own",
     "prior",
     "projected_gaussian",
     "projected_gmm",
     "slerp",
+    "two_stage",
+    "two_stage_gmm",
     "uniform_sphere",
     "vmf",
 ]
@@ -64,4 +73,9 @@ SAMPLERS = {
     "projected_gaussian": projected_gaussian,
     "projected_gmm": projected_gmm,
     "angles": angles,
+    "two_stage": two_stage,
+    "two_stage_gmm": two_stage_gmm,
+    "ncp": ncp,
+    "flow": flow,
+    "codes": codes,
 }

@@ -12,16 +12,21 @@ class Sampler(NamedTuple):
     """A law of latents: three functions of module level, without state.
 
     `fit(means, **context)` takes the encoder's means [count, n] and, by keyword, whatever else the
-    caller has (`posterior`, `key`, `prior`, `decode`, `encode`); it names what it uses and ends
-    with `**_`. It runs once, on the host. `sample(parameters, key, count)` gives float32
+    caller has (`posterior`, `variables`, `key`, `prior`, `decode`, `encode`); it names what it uses
+    and ends with `**_`. It runs once, on the host. `sample(parameters, key, count)` gives float32
     [count, n]. `log_prob(parameters, z)` takes z [count, n] and gives [count], in float32 or wider:
     the logarithm of a density per volume or, where samples lie on a sphere, per area of it. There
     only z's direction counts, and z = 0 has none. It is None where the law has no density.
+
+    A sampler that is trained names in `learned` what it fits. Its parameters are nested
+    dictionaries of arrays, with numbers about the fit under "report"; they can be kept, and two
+    samplers that learn the same share them. It also takes `fit_steps` and `say(text)`.
     """
 
     fit: Callable
     sample: Callable
     log_prob: Callable | None = None
+    learned: str = ""
 
 
 def float32(*arrays) -> tuple[Array, ...]:

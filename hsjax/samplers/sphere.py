@@ -1,28 +1,13 @@
-"""Uniform on the sphere of radius √n, and the area of spheres."""
-
-import math
+"""Uniform on the sphere of radius √n."""
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from hsjax.coordinates import project, widened
+from hsjax.coordinates import log_area, project, widened
 from hsjax.samplers.base import Sampler
 from hsjax.samplers.prior import fit
 from hsjax.samplers.prior import sample as sample_normal
-
-
-def log_area(n: int, radius: float = 1.0) -> float:
-    """Log of the area of the sphere in R^n, 2 π^{n/2} radius^{n-1} / Γ(n/2).
-
-    It is the entropy of the uniform law on it, in nats.
-
-    Example:
-      >>> round(math.exp(log_area(3)) / math.pi, 6)
-      4.0
-    """
-    unit = math.log(2) + 0.5 * n * math.log(math.pi) - math.lgamma(0.5 * n)
-    return unit + (n - 1) * math.log(radius)
 
 
 def sample(zeros: Array, key: Array, count: int) -> Array:

@@ -16,9 +16,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from hsjax.coordinates import project, widened
+from hsjax.coordinates import log_area, project, widened
 from hsjax.samplers.base import Sampler, checked, directions, float32
-from hsjax.samplers.sphere import log_area
 
 # ------------------------------------------------------------------------- functions of n and κ
 

@@ -1,0 +1,170 @@
+"""What the samplers that are networks share: layers, training, and what is said of the fit.
+
+Their parameters are nested dictionaries of arrays, which a file can hold. `train` takes a tenth of
+the latents out of training and returns the parameters that suit these best, so that a long fit to
+few latents does not end in their memory.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from hsjax.posteriors import Point
+from hsjax.samplers import mixture
+from hsjax.samplers.base import checked, float32
+from hsjax.samplers.gaussian import gaussian
+
+STEPS = 4000  # by default
+BATCH = 200  # latents a step
+HELD_OUT = 2000  # latents at most
+RATE = 1e-3  # of Adam at the beginning; it falls to 0 like a cosine
+PATIENCE = 0.25  # share of the steps after which training ends unless the held-out loss has fallen
+
+Loss = Callable[[dict, dict, Any, Array], Array]
+"""(parameters, constants, posteriors of a batch, key) -> the mean over the batch."""
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+def dense(key: Array, inputs: int, outputs: int, scale: float = 1.0) -> dict[str, Array]:
+    """A layer of inputs × outputs weights, He-initialised, and no bias yet."""
+    kernel = jax.random.normal(key, (inputs, outputs), jnp.float32) * (scale * (2 / inputs) ** 0.5)
+    return {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
+
+
+def apply(layer: dict[str, Array], x: Array) -> Array:
+    """x [..., inputs] -> [..., outputs]."""
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def mlp(key: Array, inputs: int, width: int, depth: int = 3) -> dict[str, dict[str, Array]]:
+    """Hidden layers with ReLU: see `hidden`."""
+    keys = jax.random.split(key, depth)
+    return {str(i): dense(k, width if i else inputs, width) for i, k in enumerate(keys)}
+
+
+def hidden(layers: dict[str, dict[str, Array]], x: Array) -> Array:
+    """What the last hidden layer makes of x [..., inputs]: [..., width]."""
+    for i in range(len(layers)):
+        x = jax.nn.relu(apply(layers[str(i)], x))
+    return x
+
+
+def posterior_of(means, posterior: Any) -> Any:
+    """The posteriors on the device, or points at the means [count, n] if there are none.
+
+    Raises:
+      ValueError: see `hsjax.samplers.base.checked`.
+    """
+    means = checked(means)
+    return jax.device_put(Point(*float32(means)) if posterior is None else posterior)
+
+
+def draws(posterior: Any, key: Array) -> np.ndarray:
+    """A sample of each posterior, float64 [count, n]."""
+    return np.asarray(jax.jit(type(posterior).sample)(posterior, key), np.float64)
+
+
+def standard(z: np.ndarray) -> dict[str, Array]:
+    """Mean and deviation, or 1 if that is 0, of each coordinate of latents [count, n]."""
+    deviation = z.std(axis=0)
+    mean, deviation = float32(z.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+    return {"mean": mean, "deviation": deviation}
+
+
+def split(posterior: Any, key: Array) -> tuple[Any, Any]:
+    """Those to be trained on, and a tenth that is held out, at random."""
+    order = np.asarray(jax.random.permutation(key, len(posterior.mean)))
+    some = min(HELD_OUT, -(-len(order) // 10))
+    parts = (np.sort(order[some:]), np.sort(order[:some]))
+    return tuple(jax.tree.map(lambda x, part=part: x[part], posterior) for part in parts)  # type: ignore[return-value]
+
+
+def train(
+    loss: Loss,
+    parameters: dict,
+    constants: dict,
+    parts: tuple[Any, Any],
+    key: Array,
+    *,
+    steps: int,
+    say: Callable[[str], None],
+    name: str,
+) -> tuple[dict, dict[str, float]]:
+    """Adam on the loss; the parameters that suit the held-out latents best.
+
+    Args:
+      loss: at the level of its module, for compiled programs to be shared.
+      parameters: to begin with.
+      constants: for the loss, which are not trained.
+      parts: of `split`.
+      key: of batches and noise.
+      steps: of training.
+      say: told how it goes.
+      name: of the sampler.
+
+    Returns:
+      The parameters, and {"held_out": their loss there, "step": when that was}.
+
+    Raises:
+      ValueError: the loss has never been finite.
+    """
+    import optax  # the library does without
+
+    trained, held_out = parts
+    chunks = min(20, steps)
+    state = optax.adam(RATE).init(parameters)
+    best, lowest, when, step = parameters, math.inf, 0, 0
+    for chunk in range(chunks):
+        last = steps * (chunk + 1) // chunks
+        if chunk % 4 == 0:
+            so_far = f", held-out loss {lowest:.4g}" if step else ""
+            say(f"fitting {name}: step {step} of {steps}{so_far}")
+        parameters, state, found = _chunk(
+            loss, parameters, state, constants, trained, held_out, key, step, last, steps
+        )
+        step = last
+        if float(found) < lowest:
+            best, lowest, when = parameters, float(found), step
+        if step - when > PATIENCE * steps:
+            break
+    if not math.isfinite(lowest):
+        raise ValueError(f"the loss of {name} is not finite")
+    return best, {"held_out": lowest, "step": when}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.numpy_dtype_promotion("standard")  # which optax needs
+def _chunk(loss, parameters, state, constants, trained, held_out, key, first, last, steps):
+    """Steps `first` to `last`, and the held-out loss after them."""
+    import optax
+
+    count = len(trained.mean)
+
+    def body(step, carry):
+        parameters, state = carry
+        batch_key, noise_key = jax.random.split(jax.random.fold_in(key, step))
+        indices = jax.random.randint(batch_key, (min(BATCH, count),), 0, count)
+        batch = jax.tree.map(lambda x: x[indices], trained)
+        gradients = jax.grad(loss)(parameters, constants, batch, noise_key)
+        updates, state = optax.adam(1.0).update(gradients, state)
+        rate = RATE * 0.5 * (1.0 + jnp.cos(jnp.pi * step / steps))
+        return jax.tree.map(lambda x, u: x + rate * u, parameters, updates), state
+
+    parameters, state = lax.fori_loop(first, last, body, (parameters, state))
+    found = loss(parameters, constants, held_out, jax.random.fold_in(key, 2**31))
+    return parameters, state, found
+
+
+def gaussian_nats(parts: tuple[Any, Any], key: Array) -> float:
+    """Mean log density of held-out draws under a Gaussian fitted to the others: to compare with."""
+    fitted, held_out = (draws(part, jax.random.fold_in(key, i)) for i, part in enumerate(parts))
+    return float(jnp.mean(mixture.log_prob(gaussian.fit(fitted), *float32(held_out))))
