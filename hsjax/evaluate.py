@@ -202,10 +202,11 @@ def evaluate(
             if sampler.learned:
                 report = fits[sampler.fit]["report"]
                 reports[sampler.learned] = {key: float(value) for key, value in report.items()}
+        draw = sampler.sample
         if sampler.learned:
             say(f"{count} samples of {name}")
-        z = sampler.sample(fits[sampler.fit], of_samples, count)
-        samples[name] = decoded(np.asarray(z))
+            draw = jax.jit(draw, static_argnums=2)
+        samples[name] = decoded(np.asarray(draw(fits[sampler.fit], of_samples, count)))
     if reports:
         numbers["fits"] = reports
 
@@ -300,8 +301,8 @@ def _fit(name: str, sampler: Sampler, kept: Path | None, step: int, **context) -
         for other in kept.glob("*.npz"):
             if not other.name.startswith(f"{step}-"):  # of a run that has gone on since
                 remove(other)
-        arrays = jax.tree.map(np.asarray, flatten_dict(parameters, sep="/"))
-        write_npz(path, arrays)
+        flat = flatten_dict(parameters, sep="/")
+        write_npz(path, {name: np.asarray(array) for name, array in flat.items()})
     return parameters
 
 

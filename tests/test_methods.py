@@ -42,14 +42,29 @@ def decode(z, **_):
 
 
 def encode(images, **_):
-    return posteriors.Point(images.reshape(-1, N) - 0.5)
+    mean = images.reshape(-1, N) - 0.5
+    return posteriors.Gaussian(mean, jnp.full_like(mean, -1.0))
+
+
+IMAGES = np.random.default_rng(3).uniform(size=(7, 2, 3, 1)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def variables(method, hyper):
+    """What a method has besides the networks, as training begins."""
+    given = jax.random.key(2), N, hyper, jnp.asarray(IMAGES)
+    return method.variables(*given) | method.statistics(*given)
+
+
+def posterior_of(method, hyper, values):
+    return method.posterior(values, hyper=hyper, variables=variables(method, hyper))
 
 
 def terms(method, hyper, values):
-    posterior = method.posterior(values, hyper=hyper, variables={})
+    posterior = posterior_of(method, hyper, values)
     key, sample_key = jax.random.split(jax.random.key(1))
     context = {"key": key, "sample_key": sample_key, "params": PARAMS}
-    context |= {"encode": encode, "decode": decode}
+    context |= {"encode": encode, "decode": decode, "variables": variables(method, hyper)}
     z = posterior.sample(sample_key)
     return method.regulariser(hyper, posterior, z, reconstructions=decode(z), **context)
 
@@ -60,12 +75,14 @@ CHOICES = [(name, {}) for name in METHODS] + [
     ("wae", {"target": "uniform_sphere", "kernel": "rbf"}),
     ("spherical_swae", {"target": "von_mises_fisher"}),
     ("sphere_encoder", {"decay": True}),
+    ("standard", {"decoder_variance": "learned"}),
 ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def draw(method, hyper, count=5, steps=3):
     context = {"hyper": hyper, "encode": encode, "decode": decode, "steps": steps}
+    context["variables"] = variables(method, hyper)
     return method.prior(jax.random.key(0), count, N, **context)
 
 
@@ -79,7 +96,7 @@ def test_terms_are_finite_scalars_and_so_are_their_derivatives(name, fields):
     def everything(values):
         found = terms(method, hyper, values)
         gradient = jax.grad(lambda v: terms(method, hyper, v)["regulariser"])(values)
-        posterior = method.posterior(values, hyper=hyper, variables={})
+        posterior = posterior_of(method, hyper, values)
         latents = posterior.mean, posterior.sample(jax.random.key(0))
         return found, gradient, latents, draw(method, hyper)
 
@@ -304,12 +321,17 @@ def test_the_sphere_encoder_samples_in_steps():
 
 
 def numeric(name):
-    """Fields that are numbers; counts of slices shape the program."""
+    """Fields that are numbers; what shapes the program is static."""
+    hyper = METHODS[name].hyper(N)
+    fields = getattr(hyper, "__dataclass_fields__", {}).values()
+    static = {field.name for field in fields if field.metadata.get("static")}
     parameters = inspect.signature(METHODS[name].hyper).parameters
     return [
         field
         for field, p in parameters.items()
-        if p.kind is p.KEYWORD_ONLY and not isinstance(p.default, str | bool) and field != "slices"
+        if p.kind is p.KEYWORD_ONLY
+        and not isinstance(p.default, str | bool)
+        and field not in static
     ]
 
 
@@ -337,8 +359,8 @@ def test_runs_that_differ_in_any_number_share_their_program(name, images_file):
 # A method that uses all there is: a learned shift of the posterior, pulled to the labels' mean.
 
 
-def shift(key, n, hyper, shape):
-    assert shape == (6, 10, 1)
+def shift(key, n, hyper, images):
+    assert images.shape[1:] == (6, 10, 1)
     return {"shift": jax.random.normal(key, (n,))}
 
 

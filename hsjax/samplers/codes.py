@@ -72,6 +72,7 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return jnp.mean(nats(parameters, posterior.codes))
 
 
+@networks.lenient
 def fit(
     means,
     *,
@@ -118,6 +119,7 @@ def fit(
     return {"transformer": parameters, "codebook": codebook, "report": report}
 
 
+@networks.lenient
 def sample(parameters: dict, key: Array, count: int) -> Array:
     """float32 [count, n]: codes drawn one token after another, as they stand in the codebook."""
     transformer, codebook = parameters["transformer"], parameters["codebook"]

@@ -64,6 +64,7 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return -jnp.mean(_log_prob(parameters, constants, posterior.sample(key)))
 
 
+@networks.lenient
 def fit(
     means,
     *,
@@ -111,6 +112,7 @@ def fit(
     return {"couplings": parameters, "constants": constants, "report": report}
 
 
+@networks.lenient
 def sample(parameters: dict, key: Array, count: int) -> Array:
     """float32 [count, n]: N(0, I), sent back through the couplings."""
     couplings, constants = parameters["couplings"], parameters["constants"]
@@ -124,6 +126,7 @@ def sample(parameters: dict, key: Array, count: int) -> Array:
     return x @ constants["unwhiten"] + constants["mean"]
 
 
+@networks.lenient
 def log_prob(parameters: dict, z: ArrayLike) -> Array:
     """The log density of z [count, n], floating-point, per volume of R^n: [count].
 

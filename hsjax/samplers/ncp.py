@@ -42,6 +42,7 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return 0.5 * jnp.mean(jax.nn.softplus(-real) + jax.nn.softplus(false))
 
 
+@networks.lenient
 def fit(
     means,
     *,
@@ -92,6 +93,7 @@ def _proposals(parameters: dict, key: Array, count: int) -> tuple[Array, Array]:
     return z, log_ratio(parameters["classifier"], constants, z)
 
 
+@networks.lenient
 def sample(parameters: dict, key: Array, count: int) -> Array:
     """float32 [count, n]; each is chosen among its own proposals."""
 

@@ -30,6 +30,11 @@ Loss = Callable[[dict, dict, Any, Array], Array]
 """(parameters, constants, posteriors of a batch, key) -> the mean over the batch."""
 
 
+def lenient(function: Callable) -> Callable:
+    """The same function, whatever promotion of ranks and dtypes its caller forbids."""
+    return jax.numpy_rank_promotion("allow")(jax.numpy_dtype_promotion("standard")(function))
+
+
 def silent(text: str) -> None:
     """Say nothing."""
 
@@ -142,7 +147,7 @@ def train(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-@jax.numpy_dtype_promotion("standard")  # which optax needs
+@lenient  # optax needs it
 def _chunk(loss, parameters, state, constants, trained, held_out, key, first, last, steps):
     """Steps `first` to `last`, and the held-out loss after them."""
     import optax

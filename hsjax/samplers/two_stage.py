@@ -68,6 +68,7 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return bound(parameters, z, u_key)
 
 
+@networks.lenient
 def fit(
     means,
     *,
@@ -115,6 +116,7 @@ def _decoded(parameters: dict, u: Array, key: Array) -> Array:
     return parameters["mean"] + parameters["deviation"] * decode(parameters["vae"], u, key)
 
 
+@networks.lenient
 def sample(parameters: dict, key: Array, count: int) -> Array:
     """float32 [count, n]: u from N(0, I), decoded with its noise."""
     u_key, noise_key = jax.random.split(key)
@@ -122,6 +124,7 @@ def sample(parameters: dict, key: Array, count: int) -> Array:
     return _decoded(parameters, u, noise_key)
 
 
+@networks.lenient
 def sample_mixture(parameters: dict, key: Array, count: int) -> Array:
     """float32 [count, n]: u from the mixture, decoded with its noise."""
     u_key, noise_key = jax.random.split(key)
