@@ -98,7 +98,7 @@ def fit(
       comparison that of independent tokens with the frequencies of the others.
 
     Raises:
-      ValueError: the latents have no codes.
+      ValueError: the latents have no codes, or there are fewer than 20.
     """
     if not hasattr(posterior, "codes"):
         raise ValueError("they have no codes, as those of vqvae have")

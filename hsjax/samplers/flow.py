@@ -88,7 +88,8 @@ def fit(
       comparison that of a Gaussian.
 
     Raises:
-      ValueError: see `hsjax.samplers.base.checked`; or the loss is never finite.
+      ValueError: fewer than 20 means, a NaN or more than 1e30 among them, or a loss that is never
+        finite.
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 5)
     posterior = networks.posterior_of(means, posterior)

@@ -66,7 +66,8 @@ def fit(
       100 proposals count in the mean: (Σ r)² / Σ r².
 
     Raises:
-      ValueError: see `hsjax.samplers.base.checked`; or the loss is never finite.
+      ValueError: fewer than 20 means, a NaN or more than 1e30 among them, or a loss that is never
+        finite.
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 5)
     posterior = networks.posterior_of(means, posterior)

@@ -86,7 +86,13 @@ def standard(z: np.ndarray) -> dict[str, Array]:
 
 
 def split(posterior: Any, key: Array) -> tuple[Any, Any]:
-    """Those to be trained on, and a tenth that is held out, at random."""
+    """Those to be trained on, and a tenth that is held out, at random.
+
+    Raises:
+      ValueError: fewer than 20.
+    """
+    if len(posterior.mean) < 20:
+        raise ValueError(f"a network is trained on 20 of them at least, got {len(posterior.mean)}")
     order = np.asarray(jax.random.permutation(key, len(posterior.mean)))
     some = min(HELD_OUT, -(-len(order) // 10))
     parts = (np.sort(order[some:]), np.sort(order[:some]))
