@@ -314,11 +314,11 @@ def _digest(*, posterior, variables, key, fit_steps, **_) -> str:
     return digest.hexdigest()[:16]
 
 
-def _bank(config, dataset) -> np.ndarray:
+def _bank(config, dataset) -> np.ndarray | None:
     """Training images that samples are looked for among: all, or some at random."""
     images = dataset.train_images
     if "memorisation" not in config.evaluate.metrics:
-        return np.asarray(images[:0])
+        return None
     if len(images) > BANK:
         images = images[np.sort(np.random.default_rng(0).permutation(len(images))[:BANK])]
     return np.asarray(images)

@@ -16,10 +16,10 @@ _COLUMNS = {
     "to_test": "to test",
     "to_reconstructions": "self",
     "kid": "KID",
-    "precision": "precision",
+    "precision": "prec.",
     "recall": "recall",
     "density": "density",
-    "coverage": "coverage",
+    "coverage": "cover.",
     "nearest_is_training": "memory",
     "kid_deviation": "",  # left out
 }
@@ -100,5 +100,5 @@ def _table(samplers: dict[str, dict[str, float]]) -> str:
         if title := _COLUMNS.get(key, key):
             values = (f"{row[key]:.4g}" for row in samplers.values())
             for row, cell in zip(rows, (title, *values), strict=True):
-                row.append(f"{cell:>7}")
+                row.append(f"{cell:>6}")
     return terminal.table(rows, gap=" ")

@@ -458,8 +458,8 @@ test_evaluate.py::test_what_is_judged_is_what_it_is_called
 
 evaluate.py: fitted to sigma
 test_evaluate.py::test_what_is_judged_is_what_it_is_called
-- SAMPLERS[name], posterior.mean
-+ SAMPLERS[name], posterior.std
+- return sampler.fit(context["posterior"].mean, **context)
++ return sampler.fit(context["posterior"].std, **context)
 
 evaluate.py: reference of test images
 test_evaluate.py::test_what_is_judged_is_what_it_is_called

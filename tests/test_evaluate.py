@@ -216,7 +216,8 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
     monkeypatch.setattr(
         generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
     )
-    run = SimpleNamespace(config=train.static(config), steps=6, shape=(2, 2, 1))
+    shape = {"steps": 6, "shape": (2, 2, 1), "method": METHODS[config.method.name]}
+    run = SimpleNamespace(config=train.static(config), **shape)
     found = evaluation.evaluate(
         config, run, READABLE, SimpleNamespace(step=12, variables={}), dataset
     )
@@ -274,6 +275,26 @@ def test_each_comparison_is_of_the_sets_that_it_names():
     np.testing.assert_allclose(row["to_reconstructions"], nuclear(some, reconstructions), rtol=1e-6)
     np.testing.assert_allclose(row["kid"], kernel_distance(some, test)[0], rtol=1e-6)
     assert (row["precision"], row["recall"]) == (1.0, 10 / 60)
+
+
+def test_a_planted_memoriser_is_found_out():
+    """One sampler copies training images, one is as new as the test images are."""
+    rng = np.random.default_rng(0)
+    train, test, new, other = rng.integers(0, 256, (4, 400, 2, 2, 1), dtype=np.uint8)
+    network = features.FeatureNetwork("toy", lambda x: x.reshape(len(x), 4) / np.float32(32), {})
+    samples = {"copies": train[rng.integers(0, 400, 400)], "new": new}
+    judged = generation.Sets(test, other, other, samples, train)
+    numbers = generation.judge(network, judged, ("memorisation",))
+    shares = {name: row["nearest_is_training"] for name, row in numbers["samplers"].items()}
+    assert shares["copies"] == 1.0
+    for share in (shares["new"], numbers["test_nearest_is_training"]):
+        assert 0.4 < share < 0.6
+    (note,) = numbers["notes"]
+    assert note.startswith("copies may copy training images: 1.000 of its samples")
+    # Without training images there is nothing to say.
+    numbers = generation.judge(network, judged._replace(train=None), ("memorisation", "frechet"))
+    assert "nearest_is_training" not in numbers["samplers"]["new"]
+    assert "test_nearest_is_training" not in numbers
 
 
 def test_images_are_clipped_and_rounded_as_a_file_would_hold_them():

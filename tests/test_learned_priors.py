@@ -285,7 +285,7 @@ def test_the_decoders_variance_is_the_running_mean_error_of_a_value():
     assert method.statistics(KEY, N, method.hyper(N), None) == {}
 
 
-@pytest.mark.parametrize("name", ["vqvae", "standard"])
+@pytest.mark.parametrize("name", ["vqvae", pytest.param("standard", marks=pytest.mark.slow)])
 def test_statistics_are_trained_kept_and_restored(name, images_file, tmp_path):
     """In steps, in the checkpoint, and in what is said at the end."""
     config = tiny_config(images_file)

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from hsjax.metrics import latents
 from hsjax.metrics.frechet import Moments, frechet_distance, moments, rank_note
 from hsjax.metrics.kid import kernel_distance
+from hsjax.metrics.memorisation import share_nearest_to_training
 from hsjax.metrics.neighbours import knn_accuracy, linear_probe_accuracy
 from hsjax.metrics.prdc import precision_recall_density_coverage, radii
 
@@ -279,6 +280,10 @@ def test_a_nan_or_an_infinity_is_refused_in_one_line(metric, bad):
         (lambda: radii(normal(5, 4), 0), "neighbour 0 of 5"),
         (lambda: precision_recall_density_coverage(normal(9, 4), normal(5, 4)), "neighbour 5 of 5"),
         (lambda: precision_recall_density_coverage(normal(9, 4), normal(9, 5)), "do not compare"),
+        (
+            lambda: share_nearest_to_training(normal(3, 2) * np.nan, normal(9, 2), normal(9, 2)),
+            "the features",
+        ),
         (lambda: latents.diagnostics(normal(1, 4)), "needs 2 latents of 2 coordinates"),
         (lambda: latents.diagnostics(normal(9, 1)), "needs 2 latents of 2 coordinates"),
         (lambda: latents.diagnostics(normal(9, 4), np.zeros(8)), "9 latents have labels of shape"),
@@ -509,3 +514,31 @@ def test_spread_of_cosines_near_a_pole():
     x = np.stack([np.ones(500, np.float32), tangents], axis=1)
     spread = latents.diagnostics(x)[1]["cosine_spread"]
     np.testing.assert_allclose(spread, np.std(0.5 * tangents.astype(float) ** 2), rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- memorisation
+
+
+def test_who_is_nearest_is_found_by_all_pairs():
+    """Also far from the origin, where single precision is coarse."""
+    train, test, rows = (normal(count, 4, seed) for seed, count in enumerate((500, 300, 700)))
+
+    def shortest(x, y):
+        return np.linalg.norm(x[:, None] - y[None], axis=2)
+
+    expected = np.mean(shortest(rows, train).min(axis=1) < shortest(rows, test).min(axis=1))
+    for far in (0.0, 300.0):
+        found = share_nearest_to_training(rows + far, train + far, test + far)
+        np.testing.assert_allclose(found, expected, atol=0.003)
+    others = shortest(test[:260], test)
+    others[np.arange(260), np.arange(260)] = np.inf
+    expected = np.mean(shortest(test[:260], train).min(axis=1) < others.min(axis=1))
+    found = share_nearest_to_training(test[:260], train, test, are_test=True)
+    np.testing.assert_allclose(found, expected, atol=0.005)
+
+
+def test_copies_are_nearest_to_what_they_copy_and_ties_count_half():
+    train, test = normal(100, 4), normal(100, 4, 1)
+    assert share_nearest_to_training(train[:40], train, test) == 1.0
+    assert share_nearest_to_training(test[:40], train, test) == 0.0
+    assert share_nearest_to_training(normal(40, 4, 2), train, train) == 0.5

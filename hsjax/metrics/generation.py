@@ -26,7 +26,7 @@ class Sets(NamedTuple):
     reconstructions: np.ndarray  # of the test images
     train_reconstructions: np.ndarray  # of training images
     samples: dict[str, np.ndarray]  # by sampler
-    train: np.ndarray  # training images, for `memorisation` alone
+    train: np.ndarray | None = None  # training images, for `memorisation`, which is left out else
 
 
 class Features:
@@ -57,7 +57,7 @@ class Compared(NamedTuple):
     samples: Features
     test: Features
     reconstructions: Features  # of the test images
-    train: Features | None  # of the training images, if `memorisation` is wanted
+    train: Features | None  # of the training images, if there are any
 
 
 def frechet(compared: Compared) -> dict[str, float]:
@@ -85,9 +85,10 @@ def prdc(compared: Compared) -> dict[str, float]:
 
 def memorisation(compared: Compared) -> dict[str, float]:
     """Share of the first 1,000 samples that are nearer to a training image than to a test image."""
-    rows, train, test = compared.samples.values[:ASKED], compared.train, compared.test
-    assert train is not None  # judge sees to it
-    return {"nearest_is_training": share_nearest_to_training(rows, train.values, test.values)}
+    if compared.train is None:
+        return {}
+    sets = compared.samples.values[:ASKED], compared.train.values, compared.test.values
+    return {"nearest_is_training": share_nearest_to_training(*sets)}
 
 
 METRICS: dict[str, Callable[[Compared], dict[str, float]]] = {
@@ -147,7 +148,7 @@ def judge(
         note = rank_note(test.moments, reconstructions.moments)
         numbers["notes"] = [note] if note else []
     bank, usual = None, 0.0
-    if "memorisation" in metrics:
+    if "memorisation" in metrics and sets.train is not None:
         bank, first = extract(sets.train, "the training images"), test.values[:ASKED]
         usual = share_nearest_to_training(first, bank.values, test.values, are_test=True)
         numbers["test_nearest_is_training"] = usual
