@@ -22,7 +22,8 @@ The time of a training step; ratios are the median (quartiles) of rounds.
   standard  the standard VAE, with the plain KLD, equation (1)
   kind      a method, or a setting of one
 """
-SETTINGS = ("power_spherical", "wae_rbf", "island", "learned_variance")  # other programs than those of their methods
+# Other programs than those of their methods.
+SETTINGS = ("power_spherical", "wae_rbf", "island", "learned_variance")
 
 
 def measure(kinds: tuple[str, ...], n: int, batch: int, rounds: int, steps: int) -> list[dict]:

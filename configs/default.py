@@ -76,7 +76,8 @@ def get_config(name: str = "standard") -> ConfigDict:
     sample.sampler = "prior"
     sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
     sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller
-    # Training steps, of 200 latents, of a sampler that is a network: two_stage, ncp, flow, codes.
+    # Training steps, of 200 latents (codes: 64), of a sampler that is a network: two_stage, ncp,
+    # flow, codes.
     sample.fit_steps = 4000
     sample.steps = 4  # how often the sampler own of sphere_encoder decodes, with noise in between
 

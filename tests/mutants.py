@@ -146,6 +146,126 @@ test_distances.py::test_values_and_derivatives_are_finite_for_degenerate_batches
 - > 1e-24
 + >= 0.0
 
+methods/mixture.py: densities are mixed per coordinate
+test_learned_priors.py::test_the_kld_from_a_mixture_is_of_joint_densities
+- found = logsumexp(joint, axis=1)
++ found = jnp.max(joint, axis=1)
+
+methods/mixture.py: a deviation is a variance
+test_learned_priors.py::test_the_kld_from_a_mixture_is_of_joint_densities
+- * jnp.exp(-log_variance)
++ * jnp.exp(-2.0 * log_variance)
+
+methods/mixture.py: one component for all samples
+test_learned_priors.py::test_samples_of_a_mixture_are_of_its_components
+- self.log_weights, shape=(count,)
++ 0.0 * self.log_weights, shape=(count,)
+
+methods/mixture.py: components that are alike count
+test_learned_priors.py::test_dead_components_and_one_hot_responsibilities_are_said
+- jnp.exp(information)
++ jnp.exp(information + within)
+
+methods/vampprior.py: a pixel that is cut off is lost
+test_learned_priors.py::test_the_vampprior_is_the_mean_of_its_pseudo_inputs_posteriors
+- u + lax.stop_gradient(jnp.clip(u, 0.0, 1.0) - u)
++ jnp.clip(u, 0.0, 1.0)
+
+methods/vqvae.py: the codebook gets the gradient
+test_learned_priors.py::test_tokens_become_their_nearest_codes_and_gradients_go_straight_through
+- outputs + lax.stop_gradient(quantised - outputs)
++ quantised
+
+methods/vqvae.py: the batch replaces the average
+test_learned_priors.py::test_the_codebook_follows_by_a_running_average_over_three_steps
+- DECAY * variables["sums"] + (1.0 - DECAY) * sums
++ DECAY * variables["sums"] + sums
+
+methods/vqvae.py: dead codes stay dead
+test_learned_priors.py::test_codes_that_nobody_uses_begin_anew_at_tokens_of_the_batch
+- jnp.where(dead[:, None], start * chosen, sums)
++ sums
+
+methods/vqvae.py: all tokens alike
+test_learned_priors.py::test_new_codes_are_drawn_as_often_as_each_token_uses_them
+- jnp.log(variables["uses"])
++ jnp.log(0.0 * variables["uses"] + jnp.sum(variables["uses"], axis=0))
+
+methods/standard.py: variance without its weight
+test_learned_priors.py::test_the_decoders_variance_is_the_running_mean_error_of_a_value
+- 2.0 * variance * kld
++ variance * kld
+
+train.py: statistics are never changed
+test_learned_priors.py::test_statistics_are_trained_kept_and_restored
+- found["method"] = self._setup.method.update(self._hyper, posterior, z, **context)
++ found["method"] = self._statistics
+
+experiment.py: a method begins without images
+test_learned_priors.py::test_a_methods_first_variables_see_training_images
+- images[np.sort(chosen)])
++ None)
+
+samplers/networks.py: what is held out is trained on
+test_learned_samplers.py::test_the_held_out_tenth_is_never_trained_on_and_decides
+- np.sort(order[some:])
++ np.sort(order)
+
+samplers/networks.py: the last parameters, not the best
+test_learned_samplers.py::test_the_held_out_tenth_is_never_trained_on_and_decides
+- return best, {
++ return parameters, {
+
+samplers/two_stage.py: no KLD
+test_learned_samplers.py::test_the_second_stages_bound_is_its_formula
+- losses.gaussian_kl(q.mean, q.log_variance), jnp
++ 0.0, jnp
+
+samplers/flow.py: the Jacobian has another sign
+test_learned_samplers.py::test_a_flow_integrates_to_one_and_is_its_own_inverse
+- log_jacobian - jnp.sum(log_scale, axis=1)
++ log_jacobian + jnp.sum(log_scale, axis=1)
+
+samplers/flow.py: orders are not undone
+test_learned_samplers.py::test_a_flow_integrates_to_one_and_is_its_own_inverse
+- jnp.argsort(constants["orders"][i])
++ constants["orders"][i]
+
+samplers/ncp.py: the ratio upside down
+test_learned_samplers.py::test_the_ratio_of_ncp_is_that_of_two_known_gaussians
+- jax.nn.softplus(-real) + jax.nn.softplus(false)
++ jax.nn.softplus(real) + jax.nn.softplus(-false)
+
+samplers/ncp.py: proposals are not weighed
+test_learned_samplers.py::test_the_ratio_of_ncp_is_that_of_two_known_gaussians
+- jax.random.categorical(choice_key, logits)
++ jax.random.categorical(choice_key, 0.0 * logits)
+
+samplers/codes.py: a token sees itself
+test_learned_samplers.py::test_a_token_does_not_see_itself_or_those_after_it
+- codes[:, :-1]], axis=1)
++ codes[:, 1:]], axis=1)
+
+samplers/codes.py: no mask
+test_learned_samplers.py::test_a_token_does_not_see_itself_or_those_after_it
+- is_causal=True
++ is_causal=False
+
+evaluate.py: a fit outlives its checkpoint
+test_learned_samplers.py::test_a_fit_is_kept_until_something_it_depends_on_changes
+- json.dumps([__version__, fit_steps])
++ json.dumps([__version__])
+
+metrics/memorisation.py: a test image is its own neighbour
+test_metrics.py::test_who_is_nearest_is_found_by_all_pairs
+- from_test[index, start + index] = np.inf
++ from_test[index, index] = np.inf
+
+metrics/generation.py: a memoriser is not named
+test_evaluate.py::test_a_planted_memoriser_is_found_out
+- > usual + 4 * error
++ > usual + 40 * error
+
 methods/svae.py: kappa without n
 test_methods.py::test_svae_has_n_plus_1_outputs_a_direction_and_kappa
 - scale = n * hyper.kappa_scale

@@ -21,7 +21,7 @@ from hsjax.samplers.base import checked, float32
 from hsjax.samplers.gaussian import gaussian
 
 STEPS = 4000  # by default
-BATCH = 200  # latents a step
+BATCH = 200  # latents a step, if a sampler doesn't say otherwise
 HELD_OUT = 2000  # latents at most
 RATE = 1e-3  # of Adam at the beginning; it falls to 0 like a cosine
 PATIENCE = 0.25  # share of the steps after which training ends unless the held-out loss has fallen
@@ -109,6 +109,7 @@ def train(
     steps: int,
     say: Callable[[str], None],
     name: str,
+    batch: int = BATCH,
 ) -> tuple[dict, dict[str, float]]:
     """Adam on the loss; the parameters that suit the held-out latents best.
 
@@ -121,6 +122,7 @@ def train(
       steps: of training.
       say: told how it goes.
       name: of the sampler.
+      batch: latents a step.
 
     Returns:
       The parameters, and {"held_out": their loss there, "step": when that was}.
@@ -140,7 +142,7 @@ def train(
             so_far = f", held-out loss {lowest:.4g}" if step else ""
             say(f"fitting {name}: step {step} of {steps}{so_far}")
         parameters, state, found = _chunk(
-            loss, parameters, state, constants, trained, held_out, key, step, last, steps
+            loss, batch, parameters, state, constants, trained, held_out, key, step, last, steps
         )
         step = last
         if float(found) < lowest:
@@ -152,9 +154,9 @@ def train(
     return best, {"held_out": lowest, "step": when}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 @lenient  # optax needs it
-def _chunk(loss, parameters, state, constants, trained, held_out, key, first, last, steps):
+def _chunk(loss, batch, parameters, state, constants, trained, held_out, key, first, last, steps):
     """Steps `first` to `last`, and the held-out loss after them."""
     import optax
 
@@ -163,9 +165,9 @@ def _chunk(loss, parameters, state, constants, trained, held_out, key, first, la
     def body(step, carry):
         parameters, state = carry
         batch_key, noise_key = jax.random.split(jax.random.fold_in(key, step))
-        indices = jax.random.randint(batch_key, (min(BATCH, count),), 0, count)
-        batch = jax.tree.map(lambda x: x[indices], trained)
-        gradients = jax.grad(loss)(parameters, constants, batch, noise_key)
+        indices = jax.random.randint(batch_key, (min(batch, count),), 0, count)
+        some = jax.tree.map(lambda x: x[indices], trained)
+        gradients = jax.grad(loss)(parameters, constants, some, noise_key)
         updates, state = optax.adam(1.0).update(gradients, state)
         rate = RATE * 0.5 * (1.0 + jnp.cos(jnp.pi * step / steps))
         return jax.tree.map(lambda x, u: x + rate * u, parameters, updates), state
