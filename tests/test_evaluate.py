@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from hsjax import data, experiment, figures, inference, train
+from hsjax import data, experiment, figures, inference, report, train
 from hsjax import evaluate as evaluation
 from hsjax.checkpoints import Checkpoints
 from hsjax.errors import UserError
@@ -26,15 +26,21 @@ from hsjax.samplers import SAMPLERS
 
 standard = METHODS["standard"]
 
-COLUMNS = ("to_test", "to_reconstructions", "kid", "precision", "recall", "density", "coverage")
+pytestmark = pytest.mark.xdist_group("evaluate")  # which share a run
+COLUMNS = (
+    *("to_test", "to_reconstructions", "kid", "precision", "recall", "density", "coverage"),
+    "nearest_is_training",
+)
+# What is trained has its own tests.
+NAMES = tuple(name for name, sampler in SAMPLERS.items() if not sampler.learned)
 
 
 def whole_config(images_file):
     """Everything there is, after one epoch."""
     config = tiny_config(images_file)
     config.train.epochs = 1
-    config.evaluate.samplers = tuple(SAMPLERS)
-    config.evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents", "tsne")
+    config.evaluate.samplers = NAMES
+    config.evaluate.metrics = tuple(evaluation.METRICS)
     return config
 
 
@@ -76,7 +82,7 @@ def test_every_promised_number_is_there(whole):
         assert values.keys() == {*COLUMNS, "kid_deviation"}
         assert np.isfinite(list(values.values())).all()
         assert min(values["to_test"], values["to_reconstructions"]) > 0
-        for share in ("precision", "recall", "coverage"):
+        for share in ("precision", "recall", "coverage", "nearest_is_training"):
             assert 0 <= values[share] <= 1
     assert row["network"] == "classifier-bars"
     assert row["distance"] == "FD[classifier-bars]"
@@ -101,39 +107,51 @@ def test_every_promised_number_is_there(whole):
 
 
 def sorted_others(name):
-    return [other for other in SAMPLERS if other != name]
+    return [other for other in NAMES if other != name]
 
 
 def test_the_report_tells_every_number(whole):
     workdir, numbers, output = whole
-    report = output[output.index(": 12 test images, epoch 1") :].splitlines()
+    told = output[output.index(": 12 test images, epoch 1") :].splitlines()
     for name in ("mse_sum", "mse_per_value_x1000", "knn_accuracy", "linear_probe_accuracy"):
-        assert any(line.endswith(f" {numbers[name]:.4g}") for line in report)
-    assert any("(k = 5)" in line for line in report)
+        assert any(line.endswith(f" {numbers[name]:.4g}") for line in told)
+    assert any("(k = 5)" in line for line in told)
     for name, value in numbers["latents"].items():
-        assert any(line.split()[:2] == [name, f"{value:.4g}"] for line in report)
-        assert any(line.endswith(READING[name]) for line in report)
+        assert any(line.split()[:2] == [name, f"{value:.4g}"] for line in told)
+        assert any(line.endswith(READING[name]) for line in told)
     (row,) = numbers["generation"]
-    text = "\n".join(report)
+    text = "\n".join(told)
     for expected in (
         "judged by FD[classifier-bars] (seed 0, steps 60, "
         f"test accuracy {row['test_accuracy']:.3f})",
         f"12 samples, fitted to the train means; MSE (sum) {numbers['mse_sum']:.4g}",
         f"to test images: {row['reconstructions_to_test']:.4g}",
         f"those of test images: {row['train_reconstructions_to_reconstructions']:.4g}",
+        f"of the test images themselves {row['test_nearest_is_training']:.3f}",
         *(f"note: {note}" for note in numbers["notes"]),
         f"numbers: {workdir / 'metrics.json'}",
     ):
         assert expected in text
-    (head,) = (i for i, line in enumerate(report) if line.split()[:3] == ["to", "test", "self"])
-    rows = report[head + 1 : head + 1 + len(SAMPLERS)]
-    assert {len(line) for line in (report[head], *rows)} == {len(rows[0])}  # aligned
+    (head,) = (i for i, line in enumerate(told) if line.split()[:3] == ["to", "test", "self"])
+    rows = told[head + 1 : head + 1 + len(NAMES)]
+    assert {len(line) for line in (told[head], *rows)} == {len(rows[0])}  # aligned
     for line, (name, values) in zip(rows, row["samplers"].items(), strict=True):
         assert line.split() == [name, *(f"{values[column]:.4g}" for column in COLUMNS)]
     # While it goes, each phase has a line with its seconds.
     phases = [line for line in output.splitlines() if " ... " in line]
     assert all(line.endswith(" s") for line in phases)
     assert {"latents: tsne", "drawing"} <= {line.split(" ...")[0].strip() for line in phases}
+
+
+def test_the_report_tells_what_trained_samplers_never_saw(whole):
+    _, numbers, _ = whole
+    fits = {"flow": {"held_out_nats": 1.2345, "step": 40.0}, "two_stage": {"step": 3.0}}
+    lines = report.table({**numbers, "fits": fits}, "bars").splitlines()
+    start = lines.index("samplers that were trained, by what they never saw")
+    assert lines[start + 1 : start + 3] == [
+        "  flow       held out nats 1.234, step 40",
+        "  two_stage  step 3",
+    ]
 
 
 def nuclear(x, y):
@@ -153,7 +171,7 @@ def test_distances_are_those_of_the_saved_images(whole, config):
     panels = {title: extract(np.asarray(images)) for title, images in found.panels.items()}
     test, reconstructions = panels.pop("test images"), panels.pop("reconstructions")
     (row,) = numbers["generation"]
-    assert set(panels) == {f"samples: {name}" for name in SAMPLERS}
+    assert set(panels) == {f"samples: {name}" for name in NAMES}
     for title, x in panels.items():
         values = row["samplers"][title.removeprefix("samples: ")]
         np.testing.assert_allclose(values["to_test"], nuclear(x, test), rtol=1e-4)
@@ -312,7 +330,7 @@ def test_a_samplers_numbers_depend_on_nothing_but_it(whole, config):
     config.sample.sampler, config.sample.fit_split = "vmf", "test"
     config.evaluate.samplers = ("uniform_sphere",)
     config.evaluate.feature_seeds = (0, 1)
-    config.evaluate.metrics = ("frechet", "kid", "prdc")
+    config.evaluate.metrics = ("frechet", "kid", "prdc", "memorisation")
     _, _, found = judged(config, workdir)
     first, second = found.numbers["generation"]
     assert list(first["samplers"]) == ["vmf", "uniform_sphere"]  # the run's own is always there
@@ -334,7 +352,7 @@ def test_nothing_is_trained_for_numbers_that_nobody_wants(whole, config, monkeyp
         config.evaluate.metrics, config.evaluate.features = metrics, network
         _, _, found = judged(config, workdir)
         assert "generation" not in found.numbers
-        assert {f"samples: {name}" for name in SAMPLERS} <= found.panels.keys()
+        assert {f"samples: {name}" for name in NAMES} <= found.panels.keys()
 
 
 def test_fewer_training_images_than_samples_is_said(config, tmp_path):
@@ -495,7 +513,7 @@ def test_the_smallest_set_and_the_smallest_latents(config, tmp_path, capsys, lab
     output = capsys.readouterr().out
     assert ("note: no labels" in output) != labelled
     (row,) = numbers["generation"]
-    assert set(row["samplers"]) == set(SAMPLERS)
+    assert set(row["samplers"]) == set(NAMES)
     assert "2 samples, 128 features" in output
     assert row["distance"] == ("FD[classifier-few]" if labelled else "FD[random-conv]")
     assert ("judged by FD[random-conv] (seed 0)\n" in output) != labelled

@@ -262,6 +262,7 @@ def test_beta_relative_to_the_first_epoch(lean, tmp_path):
     np.testing.assert_allclose(third["beta"], relative * (2**0.5 + 1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_beta_relative_to_nothing(lean, tmp_path):
     lean.method = method_fields("autoencoder")
     lean.loss.relative_beta = True
@@ -293,6 +294,7 @@ def test_held_out_images_are_never_trained_on(lean, images_file, tmp_path):
         experiment.evaluate(alone, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     arrays = dict(np.load(images_file))
     np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if "images" in k})

@@ -171,6 +171,7 @@ def without_times(workdir):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_as_if_it_had_not_been(images_file, tmp_path):
     run = Run(images_file, tmp_path / "run", 5)
     experiment.train_and_evaluate(run.config, tmp_path / "undisturbed")

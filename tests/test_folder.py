@@ -388,6 +388,7 @@ def not_judged(config):
     config.evaluate.features, config.evaluate.samplers, config.evaluate.metrics = "none", (), ()
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_resident_one_also_when_stopped_midway(
     config, tmp_path, undrawn, monkeypatch, capsys
 ):

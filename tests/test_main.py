@@ -63,6 +63,7 @@ def test_smoke_run_then_evaluate(tmp_path):
         "model.latent_dim=5",
         "evaluate.feature_steps=60",
         "evaluate.samplers=('prior','vmf')",
+        "evaluate.metrics=('frechet','knn')",
     )
     done = main(SMOKE, f"--workdir={workdir}", *(f"--config.{field}" for field in fields))
     assert done.returncode == 0, done.stderr

@@ -133,6 +133,7 @@ def test_equal_error_interpolates_between_averages_over_seeds():
     assert "41 ± 14" in text[-2]  # the deviation of 31 and 51
 
 
+@pytest.mark.slow
 def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path, monkeypatch):
     point = sweep.Point("spread", 3.0, 4, 0)
     config = sweep.config_of("configs/digits_standard.py", point, list(TINY))

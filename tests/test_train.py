@@ -281,6 +281,7 @@ def test_steps_stay_within_32_bits(config):
     train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
 
 
+@pytest.mark.slow
 def test_bfloat16_convolutions_keep_everything_else_float32(config):
     config.model.dtype = "bfloat16"
     state = run_epochs(config, 1, False)
