@@ -204,7 +204,7 @@ def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path,
         (["--config=configs/nowhere.py:rae"], "--config=configs/nowhere.py:rae: no such file"),
         (
             ["--config.method.name=rae"],
-            "method.spec is no field of rae, which has: decoder_weight;",
+            "method.decoder_variance is no field of rae, which has: decoder_weight;",
         ),
         (
             ["--config=configs/mnist.py:cartesian", "--config.method.name=standard_projected"],
@@ -212,7 +212,7 @@ def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path,
         ),
         (
             ["--config=configs/mnist.py", "--config.method.name=cartesian"],
-            "method.spec is no field of cartesian, which has: none; another method",
+            "method.decoder_variance is no field of cartesian, which has: none; another",
         ),
         (["--config.method.weight=1"], 'no such config field: "weight"'),
         (["--config=configs/smoke.py", "--config=configs/smoke.py"], "give one of them"),
