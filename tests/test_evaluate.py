@@ -26,7 +26,6 @@ from hsjax.samplers import SAMPLERS
 
 standard = METHODS["standard"]
 
-pytestmark = pytest.mark.xdist_group("evaluate")  # which share a run
 COLUMNS = (
     *("to_test", "to_reconstructions", "kid", "precision", "recall", "density", "coverage"),
     "nearest_is_training",
