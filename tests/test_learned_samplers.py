@@ -50,7 +50,10 @@ def fitted(name, x, **options):
     return SAMPLERS[name].fit(x, **options)
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNED if name != "two_stage_gmm"])
+@pytest.mark.parametrize(
+    "name",
+    ["flow", *(pytest.param(x, marks=pytest.mark.slow) for x in ("two_stage", "ncp", "codes"))],
+)
 def test_a_fit_follows_its_key_and_may_be_kept(name):
     """Also of latents that are all equal; for a caller who forbids promotions."""
     said = []
@@ -157,6 +160,7 @@ def test_the_second_stages_bound_is_its_formula():
     np.testing.assert_allclose(found, np.mean(error + kld), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_stage_finds_what_a_gaussian_does_not():
     """Two clusters; its samples lie in them, in the units of the latents."""
     rng = np.random.default_rng(0)
@@ -191,6 +195,7 @@ def test_the_ratio_of_ncp_is_that_of_two_known_gaussians():
     np.testing.assert_allclose(np.cov(chosen, rowvar=False), np.eye(n), atol=0.15)
 
 
+@pytest.mark.slow
 def test_effective_proposals_are_those_of_the_weights():
     x = np.concatenate([embeddings(), 30 + embeddings()])
     parameters = fitted("ncp", x, fit_steps=150)
