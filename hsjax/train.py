@@ -107,16 +107,19 @@ class Model:
 
         `batch` is what the regulariser may ask for besides: see `Method`.
         """
-        context = self.context() | {"params": self._params} | batch
+        context = self._of_batch(batch)
         return self._setup.method.regulariser(self._hyper, posterior, z, **context)
 
     def statistics(self, posterior: Any, z: Array, **batch) -> dict:
         """What no gradient changes, after a batch: BatchNorm's and, if it has any, the method's."""
         found = nnx.to_pure_dict(nnx.state(self.networks, nnx.BatchStat))
         if self._statistics:
-            context = self.context() | {"params": self._params} | batch
+            context = self._of_batch(batch)
             found["method"] = self._setup.method.update(self._hyper, posterior, z, **context)
         return found
+
+    def _of_batch(self, batch: dict) -> dict[str, Any]:
+        return self.context() | {"params": self._params} | batch
 
 
 def static(config: ConfigDict) -> FrozenConfigDict:

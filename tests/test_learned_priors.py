@@ -166,7 +166,7 @@ def test_the_vampprior_is_the_mean_of_its_pseudo_inputs_posteriors():
 
 def test_few_images_begin_several_pseudo_inputs():
     images = np.random.default_rng(2).uniform(size=(3, 1, 2, 1)).astype(np.float32)
-    hyper = vampprior.hyper(N, components=7)
+    hyper = METHODS["vampprior"].hyper(N, components=7)
     found = vampprior.variables(KEY, N, hyper, jnp.asarray(images))["pseudo_inputs"]
     counts = [sum((x == image).all() for x in found) for image in images]
     assert sorted(counts) == [2, 2, 3]

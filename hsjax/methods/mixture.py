@@ -3,7 +3,7 @@
     p(z) = Σ_k w_k N(z; μ_k, diag σ_k²)
 
 Weights, means and variances are learned with the networks, as in the comparison of Tomczak and
-Welling, 2018 (https://arxiv.org/abs/1705.07120, section 3).
+Welling, 2018 (https://arxiv.org/abs/1705.07120).
 """
 
 import dataclasses

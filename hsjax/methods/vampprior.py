@@ -1,6 +1,6 @@
 """VampPrior (Tomczak and Welling, 2018, https://arxiv.org/abs/1705.07120).
 
-    p(z) = 1/K Σ_k q(z|u_k)                                                                  (9)
+    p(z) = 1/K Σ_k q(z|u_k)
 
 The prior is the mean of the posteriors of K pseudo-inputs u_k, images that are learned with the
 networks. They begin as training images and are encoded with the running statistics of BatchNorm.
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from hsjax import posteriors
-from hsjax.methods.base import Method, outputs_of_gaussian
-from hsjax.methods.mixture import Hyper, Mixture, hyper, kld, notes, posterior
+from hsjax.methods.mixture import Hyper, Mixture, kld, mixture
 
 
 def variables(key: Array, n: int, hyper: Hyper, images: Array) -> dict:
@@ -44,12 +43,4 @@ def prior(key: Array, count: int, n: int, *, variables, encode, **_) -> Array:
     return mixture_of(variables, encode).sample(key, count)
 
 
-vampprior = Method(
-    head=outputs_of_gaussian,
-    hyper=hyper,
-    posterior=posterior,
-    regulariser=regulariser,
-    prior=prior,
-    variables=variables,
-    notes=notes,
-)
+vampprior = mixture._replace(regulariser=regulariser, prior=prior, variables=variables)

@@ -5,10 +5,13 @@ density, `log_prob(parameters, z)`; see `Sampler`.
 
 Means are the encoder's, [count, n], which are called embeddings here. `fit` runs once, on the host
 in float64, and raises a ValueError for fewer than 2 embeddings, a NaN, or a number beyond 1e30;
-means alone do for all but `own`, which takes the method's `prior` by keyword. `sample` is pure JAX
-with an explicit key, jittable with a static count, and returns float32 [count, n]. A model with
-`project` rescales every sample to √n when it decodes; a model without sees the radius drawn here,
-which is the embeddings' mean radius for every sampler on a sphere but `uniform_sphere`.
+means alone do for all but `own`, which takes the method's `prior` by keyword, and `codes`. What is
+trained needs optax, and 20 embeddings.
+
+`sample` is pure JAX with an explicit key, jittable with a static count, and returns float32
+[count, n]. A model with `project` rescales every sample to √n when it decodes; a model without sees
+the radius drawn here, which is the embeddings' mean radius for every sampler on a sphere but
+`uniform_sphere`.
 
 `slerp` goes from one latent to another along the sphere.
 

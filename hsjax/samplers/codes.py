@@ -72,42 +72,20 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return jnp.mean(nats(parameters, posterior.codes))
 
 
-@networks.lenient
-def fit(
-    means,
-    *,
-    posterior=None,
-    variables: dict | None = None,
-    key: Array | None = None,
-    fit_steps: int = networks.STEPS,
-    say=networks.silent,
-    **_,
-) -> dict:
+def build(job: networks.Job) -> dict:
     """Train the transformer.
-
-    Args:
-      means: [count, n].
-      posterior: of the same images, with `codes` int32 [count, tokens].
-      variables: with the "codebook" [codes, size].
-      key: of everything that is random.
-      fit_steps: of training.
-      say: told how it goes.
 
     Returns:
       Arrays by name; under "report" -log p of held-out latents, in nats a latent, and for
       comparison that of independent tokens with the frequencies of the others.
-
-    Raises:
-      ValueError: the latents have no codes, or there are fewer than 20.
     """
+    posterior, keys = job.posterior, job.keys
     if not hasattr(posterior, "codes"):
         raise ValueError("they have no codes, as those of vqvae have")
-    keys = jax.random.split(jax.random.key(0) if key is None else key, 3)
-    codebook = jnp.asarray((variables or {})["codebook"])
-    parts = networks.split(networks.posterior_of(means, posterior), keys[0])
+    codebook = jnp.asarray(job.variables["codebook"])
+    parts = networks.split(posterior, keys[0])
     start = initial(keys[1], posterior.codes.shape[1], len(codebook))
-    how = {"steps": fit_steps, "say": say, "name": "codes", "batch": BATCH}
-    parameters, found = networks.train(loss, start, {}, parts, keys[2], **how)
+    parameters, found = job.train(loss, start, {}, parts, keys[2], batch=BATCH)
     seen, held_out = (np.asarray(part.codes) for part in parts)
     counts = np.stack([np.bincount(token, minlength=len(codebook)) for token in seen.T]) + 1.0
     log_p = np.log(counts / counts.sum(axis=1, keepdims=True))
@@ -136,6 +114,8 @@ def sample(parameters: dict, key: Array, count: int) -> Array:
     codes = jax.lax.map(some, jax.random.split(key, -(-count // 500)))
     return codebook[codes.reshape(-1, tokens)[:count]].reshape(count, -1)
 
+
+fit = networks.fit_of("codes", build)
 
 codes = Sampler(fit, sample, learned="codes")
 """A transformer over the codes of a VQ-VAE."""

@@ -64,35 +64,14 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return -jnp.mean(_log_prob(parameters, constants, posterior.sample(key)))
 
 
-@networks.lenient
-def fit(
-    means,
-    *,
-    posterior=None,
-    key: Array | None = None,
-    fit_steps: int = networks.STEPS,
-    say=networks.silent,
-    **_,
-) -> dict:
+def build(job: networks.Job) -> dict:
     """Train the flow.
-
-    Args:
-      means: [count, n].
-      posterior: of the same images, to draw z from anew in each step; the means if None.
-      key: of everything that is random.
-      fit_steps: of training.
-      say: told how it goes.
 
     Returns:
       Arrays by name; under "report" the log density of held-out latents, in nats a latent, and for
       comparison that of a Gaussian.
-
-    Raises:
-      ValueError: fewer than 20 means, a NaN or more than 1e30 among them, or a loss that is never
-        finite.
     """
-    keys = jax.random.split(jax.random.key(0) if key is None else key, 5)
-    posterior = networks.posterior_of(means, posterior)
+    posterior, keys = job.posterior, job.keys
     z = networks.draws(posterior, keys[0])
     n = z.shape[1]
     values, vectors = np.linalg.eigh(np.cov(z, rowvar=False))
@@ -103,8 +82,7 @@ def fit(
     constants = dict(zip(names, float32(*numbers, -np.log(deviations).sum()), strict=True))
     constants["orders"] = jnp.stack(orders)
     start, parts = initial(keys[2], n), networks.split(posterior, keys[3])
-    how = {"steps": fit_steps, "say": say, "name": "flow"}
-    parameters, found = networks.train(loss, start, constants, parts, keys[4], **how)
+    parameters, found = job.train(loss, start, constants, parts, keys[4])
     report = {
         "held_out_nats": -found["held_out"],
         "gaussian_nats": networks.gaussian_nats(parts, keys[4]),
@@ -136,6 +114,8 @@ def log_prob(parameters: dict, z: ArrayLike) -> Array:
     """
     return _log_prob(parameters["couplings"], parameters["constants"], widened(z, "z"))
 
+
+fit = networks.fit_of("flow", build)
 
 flow = Sampler(fit, sample, log_prob, learned="flow")
 """A RealNVP fitted to the latents by maximum likelihood."""

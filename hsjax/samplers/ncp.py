@@ -42,40 +42,18 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return 0.5 * jnp.mean(jax.nn.softplus(-real) + jax.nn.softplus(false))
 
 
-@networks.lenient
-def fit(
-    means,
-    *,
-    posterior=None,
-    key: Array | None = None,
-    fit_steps: int = networks.STEPS,
-    say=networks.silent,
-    **_,
-) -> dict:
+def build(job: networks.Job) -> dict:
     """Train the classifier.
-
-    Args:
-      means: [count, n].
-      posterior: of the same images, to draw z from anew in each step; the means if None.
-      key: of everything that is random.
-      fit_steps: of training.
-      say: told how it goes.
 
     Returns:
       Arrays by name; under "report" the cross-entropy of held-out latents, in nats, and how many of
       100 proposals count in the mean: (Σ r)² / Σ r².
-
-    Raises:
-      ValueError: fewer than 20 means, a NaN or more than 1e30 among them, or a loss that is never
-        finite.
     """
-    keys = jax.random.split(jax.random.key(0) if key is None else key, 5)
-    posterior = networks.posterior_of(means, posterior)
+    posterior, keys = job.posterior, job.keys
     z = networks.draws(posterior, keys[0])
     constants = {"base": gaussian.fit(z)._asdict(), **networks.standard(z)}
     start, parts = initial(keys[1], z.shape[1]), networks.split(posterior, keys[2])
-    how = {"steps": fit_steps, "say": say, "name": "ncp"}
-    parameters, found = networks.train(loss, start, constants, parts, keys[3], **how)
+    parameters, found = job.train(loss, start, constants, parts, keys[3])
     fitted = {"classifier": parameters, "constants": constants}
     weights = jax.nn.softmax(_proposals(fitted, keys[4], 200)[1])
     report = {
@@ -106,6 +84,8 @@ def sample(parameters: dict, key: Array, count: int) -> Array:
     z = jax.lax.map(some, jax.random.split(key, -(-count // 100)))
     return z.reshape(-1, z.shape[-1])[:count]
 
+
+fit = networks.fit_of("ncp", build)
 
 ncp = Sampler(fit, sample, learned="ncp")
 """A fitted Gaussian, reweighted by a classifier of latents against its samples."""

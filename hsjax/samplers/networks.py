@@ -8,7 +8,7 @@ few latents does not end in their memory.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +63,59 @@ def hidden(layers: dict[str, dict[str, Array]], x: Array) -> Array:
     return x
 
 
-def posterior_of(means, posterior: Any) -> Any:
-    """The posteriors on the device, or points at the means [count, n] if there are none.
+class Job(NamedTuple):
+    """What a sampler is trained on, and how."""
 
-    Raises:
-      ValueError: see `hsjax.samplers.base.checked`.
-    """
-    means = checked(means)
-    return jax.device_put(Point(*float32(means)) if posterior is None else posterior)
+    name: str  # of the sampler
+    posterior: Any  # on the device
+    variables: dict  # of the method
+    keys: Array  # five
+    steps: int
+    say: Callable[[str], None]
+
+    def train(self, loss, parameters, constants, parts, key, **options):
+        """`train`, by the steps of the job."""
+        how = {"steps": self.steps, "say": self.say, "name": self.name}
+        return train(loss, parameters, constants, parts, key, **how, **options)
+
+
+def fit_of(name: str, build: Callable[[Job], dict]) -> Callable[..., dict]:
+    """The `fit` of a sampler that is trained, from what builds its parameters."""
+
+    @lenient
+    def fit(
+        means,
+        *,
+        posterior=None,
+        variables: dict | None = None,
+        key: Array | None = None,
+        fit_steps: int = STEPS,
+        say: Callable[[str], None] = silent,
+        **_,
+    ) -> dict:
+        """Train the sampler's network.
+
+        Args:
+          means: [count, n].
+          posterior: of the same images, to draw z from anew in each step; the means if None.
+          variables: of the method.
+          key: of everything that is random.
+          fit_steps: of training.
+          say: told how it goes.
+
+        Returns:
+          Arrays by name; under "report" what is said of the fit.
+
+        Raises:
+          ValueError: fewer than 20 means, a NaN or more than 1e30 among them, posteriors that the
+            sampler can't use, or a loss that is never finite.
+        """
+        means = checked(means)
+        law = jax.device_put(Point(*float32(means)) if posterior is None else posterior)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, 5)
+        return build(Job(name, law, variables or {}, keys, fit_steps, say))
+
+    return fit
 
 
 def draws(posterior: Any, key: Array) -> np.ndarray:

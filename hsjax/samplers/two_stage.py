@@ -66,41 +66,19 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
     return bound(parameters, z, u_key)[0]
 
 
-@networks.lenient
-def fit(
-    means,
-    *,
-    posterior=None,
-    key: Array | None = None,
-    fit_steps: int = networks.STEPS,
-    say=networks.silent,
-    **_,
-) -> dict:
+def build(job: networks.Job) -> dict:
     """Train the second VAE, and fit a mixture to the means of u.
-
-    Args:
-      means: [count, n].
-      posterior: of the same images, to draw z from anew in each step; the means if None.
-      key: of everything that is random.
-      fit_steps: of training.
-      say: told how it goes.
 
     Returns:
       Arrays by name; under "report" the evidence bound of held-out latents, in nats a latent, and
       for comparison the log density of a Gaussian there.
-
-    Raises:
-      ValueError: fewer than 20 means, a NaN or more than 1e30 among them, or a loss that is never
-        finite.
     """
-    keys = jax.random.split(jax.random.key(0) if key is None else key, 5)
-    posterior = networks.posterior_of(means, posterior)
+    posterior, keys = job.posterior, job.keys
     z = networks.draws(posterior, keys[0])
     constants, parts = networks.standard(z), networks.split(posterior, keys[1])
     start = initial(keys[2], z.shape[1])
-    how = {"steps": fit_steps, "say": say, "name": "two_stage"}
-    parameters, found = networks.train(loss, start, constants, parts, keys[3], **how)
-    say("fitting two_stage: a mixture to its latents")
+    parameters, found = job.train(loss, start, constants, parts, keys[3])
+    job.say("fitting two_stage: a mixture to its latents")
     scaled = (jnp.asarray(z, jnp.float32) - constants["mean"]) / constants["deviation"]
     top = mixture.fit(jax.jit(encode)(parameters, scaled).sample(keys[4]))
     constants["gamma"] = jax.jit(bound)(parameters, scaled[:1000], keys[4])[1]
@@ -132,6 +110,8 @@ def sample_mixture(parameters: dict, key: Array, count: int) -> Array:
     u = mixture.sample(mixture.Mixture(**parameters["mixture"]), u_key, count)
     return _decoded(parameters, u, noise_key)
 
+
+fit = networks.fit_of("two_stage", build)
 
 two_stage = Sampler(fit, sample, learned="two_stage")
 """A second VAE fitted to the latents, sampled from N(0, I)."""
