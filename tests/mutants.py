@@ -323,7 +323,7 @@ test_methods.py::test_a_method_of_ones_own_trains_learns_is_kept_and_samples
 
 train.py: running statistics of the step itself
 test_methods.py::test_what_is_not_training_sees_the_statistics_from_before
-- self._at_rest: VAE = nnx.merge(setup.graph, networks, batch_stats)
+- self._at_rest: VAE = nnx.merge(setup.graph, *trees)
 + self._at_rest: VAE = self.networks
 
 train.py: labels of other images
@@ -473,8 +473,8 @@ test_train.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
 
 train.py: running statistics lost
 test_train.py::test_a_step_leaves_all_that_the_next_one_needs
-- batch_stats = nnx.to_pure_dict(nnx.state(model.networks, nnx.BatchStat))
-+ batch_stats = state.batch_stats
+- found = nnx.to_pure_dict(nnx.state(self.networks, nnx.BatchStat))
++ found = nnx.to_pure_dict(nnx.state(self._at_rest, nnx.BatchStat))
 
 train.py: optimiser state lost in a step
 test_train.py::test_a_step_leaves_all_that_the_next_one_needs
@@ -813,8 +813,8 @@ test_experiment.py::test_training_is_given_the_train_split_and_the_seed
 
 experiment.py: seed ignored
 test_experiment.py::test_training_is_given_the_train_split_and_the_seed
-- initial = run.setup.initial(config.seed, run.objective)
-+ initial = run.setup.initial(0, run.objective)
+- return run.setup.initial(seed, run.objective,
++ return run.setup.initial(0, run.objective,
 
 experiment.py: optimiser state not restored
 test_experiment.py::test_a_stopped_run_ends_as_if_it_had_not_been
