@@ -335,7 +335,7 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("evaluate.samplers", ("vmf", "magic"), "('vmf', 'magic'): choose from own, prior"),
         ("evaluate.samplers", ("vmf,prior",), "('vmf,prior',): choose from own, prior"),
         ("evaluate.samplers", "vmf", "evaluate.samplers is 'vmf': choose from"),
-        ("evaluate.metrics", ("fid",), "is ('fid',): choose from frechet, kid, prdc, knn"),
+        ("evaluate.metrics", ("fid",), "is ('fid',): choose from frechet, kid, prdc, memorisation, knn"),
         ("evaluate.features", "vgg", "choose one of classifier, random, inception, none"),
         ("evaluate.features", "inception", "evaluate.inception_weights is '', which is no file"),
         ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold 1 to"),
