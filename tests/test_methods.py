@@ -228,6 +228,7 @@ def test_wae_is_the_mmd_of_its_kernel():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_island_is_nearer_to_its_own_samples():
     method = METHODS["spherical_swae"]
     island = method.hyper(N, target="von_mises_fisher", kappa=30.0)
