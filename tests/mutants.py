@@ -146,7 +146,7 @@ test_distances.py::test_values_and_derivatives_are_finite_for_degenerate_batches
 - > 1e-24
 + >= 0.0
 
-methods/mixture.py: densities are mixed per coordinate
+methods/mixture.py: the nearest component alone counts
 test_learned_priors.py::test_the_kld_from_a_mixture_is_of_joint_densities
 - found = logsumexp(joint, axis=1)
 + found = jnp.max(joint, axis=1)
