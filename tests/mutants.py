@@ -227,7 +227,7 @@ test_learned_samplers.py::test_a_flow_integrates_to_one_and_is_its_own_inverse
 + log_jacobian + jnp.sum(log_scale, axis=1)
 
 samplers/flow.py: orders are not undone
-test_learned_samplers.py::test_a_flow_integrates_to_one_and_is_its_own_inverse
+test_learned_samplers.py::test_a_flow_begins_as_the_gaussian_of_the_latents
 - jnp.argsort(constants["orders"][i])
 + constants["orders"][i]
 
