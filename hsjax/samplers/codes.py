@@ -118,4 +118,8 @@ def sample(parameters: dict, key: Array, count: int) -> Array:
 fit = networks.fit_of("codes", build)
 
 codes = Sampler(fit, sample, learned="codes")
-"""A transformer over the codes of a VQ-VAE."""
+"""A transformer over the codes of a VQ-VAE.
+
+Its fit takes a posterior with `codes`, int32 [count, tokens], and variables with the "codebook",
+[codes, size]; a posterior without codes is a ValueError.
+"""
