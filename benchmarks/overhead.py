@@ -29,7 +29,7 @@ from benchmarks.measure import (
     write,
 )
 from configs import cifar, cifar_compressed
-from hsjax import devices, losses, train
+from hsjax import devices, losses, training
 from hsjax.figures import BLUE, RED, describe, log_y, new_figure, own_settings, save, subplots
 from hsjax.terminal import command, tell
 
@@ -59,18 +59,18 @@ def program(kind: str, n: int, dtype: str, batch: int, steps: int, scan: bool):
     ours = kind in ("spherical", "masked")
     config = cifar_compressed.get_config() if ours else cifar.get_config(kind)
     config.model.latent_dim, config.model.dtype, config.train.batch_size = n, dtype, batch
-    setup, state = train.create(config, (32, 32, 3), COUNT)
+    setup, state = training.create(config, (32, 32, 3), COUNT)
     if kind == "masked":
         setup = setup._replace(method=setup.method._replace(regulariser=masked))
     images = jnp.asarray(
         np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
     )
-    programs = train.compile_programs(setup, COUNT)
+    programs = training.compile_programs(setup, COUNT)
     order = programs.order(state)
     if scan:
         order = jnp.tile(order, (-(-steps // len(order)), 1))[:steps]
     jitted = programs.epoch if scan else programs.step
-    return state, jitted, (train.build_objective(config), state, (images, None), order)
+    return state, jitted, (training.build_objective(config), state, (images, None), order)
 
 
 def stepper(kind: str, n: int, dtype: str, batch: int, steps: int):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import parser, text, write
-from hsjax import data, devices, train
+from hsjax import data, devices, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.logs import Records
 from hsjax.terminal import command, tell
@@ -63,20 +63,20 @@ def first_step(config, load, begin: float) -> dict[str, float]:
     end("data")
     with tempfile.TemporaryDirectory() as workdir:
         path = Path(workdir)
-        setup, state = train.create(config, images.shape[1:], len(images))
+        setup, state = training.create(config, images.shape[1:], len(images))
         with (
             Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints,
             Records(path, 0, 0),
         ):
             checkpoints.probe()
-            objective, state = devices.replicate((train.build_objective(config), state))
+            objective, state = devices.replicate((training.build_objective(config), state))
             jax.block_until_ready(state)
             end("initial")
-            programs = train.compile_programs(setup, len(images))
+            programs = training.compile_programs(setup, len(images))
             order = programs.order.lower(state).compile()
             arguments = objective, state, (images, None), order(state)
             end("order")
-            program = programs.epoch if train.runs_scan(config) else programs.step
+            program = programs.epoch if training.runs_scan(config) else programs.step
             traced = program.trace(*arguments)
             end("trace")
             lowered = traced.lower()

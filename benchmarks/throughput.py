@@ -6,7 +6,7 @@
 The compressed VAE of the CIFAR10 configs, n = 200, on noise images. Training is
 a scan of steps on an accelerator and a loop of them on a CPU, as in a run.
 Evaluation encodes test images, decodes their μ and rounds, through
-`hsjax.evaluate`, with what goes to the host and back. Compilation comes before
+`hsjax.evaluation`, with what goes to the host and back. Compilation comes before
 the clock starts. Where a batch takes as long as a smaller one, dispatch is the
 limit.
 
@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.measure import interleave, numbers, parser, ratio, text, write
 from benchmarks.overhead import COUNT, stepper
 from configs import cifar_compressed
-from hsjax import batches, convolution, devices, inference, train
+from hsjax import batches, convolution, devices, inference, training
 from hsjax.errors import UserError
 from hsjax.terminal import command, tell
 
@@ -102,8 +102,8 @@ def torch_network(torch_vae, device: str, dtype: str):
 def streamer(dtype: str, batch: int, steps: int):
     """As `stepper`, with images that come from the host through `batches.stream`."""
     config, images = config_of(dtype, batch), noise_images(COUNT)
-    setup, state = train.create(config, SHAPE, COUNT)
-    programs, objective = train.compile_programs(setup, COUNT), train.build_objective(config)
+    setup, state = training.create(config, SHAPE, COUNT)
+    programs, objective = training.compile_programs(setup, COUNT), training.build_objective(config)
     order = np.asarray(programs.order(state))
     ahead = batches.stream((images, None), np.tile(order, (10_000 // len(order), 1)))
     step = programs.batch.lower(objective, state, next(ahead)).compile()
@@ -117,7 +117,7 @@ def streamer(dtype: str, batch: int, steps: int):
     return run
 
 
-def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dict:
+def training_steps(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dict:
     """Seconds a step, [rounds], of each implementation."""
     functions = {"ours": stepper("spherical", N, dtype, batch, steps)[0]}
     functions["ours, streamed"] = streamer(dtype, batch, steps)
@@ -127,7 +127,7 @@ def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dic
     if other:
         torch_vae, device, _ = other
         config = config_of(dtype, batch)
-        objective = torch_vae.tensors(train.build_objective(config), device)
+        objective = torch_vae.tensors(training.build_objective(config), device)
         images = torch_vae.tensors(noise_images(COUNT), device).permute(0, 3, 1, 2).contiguous()
         order = torch_vae.torch.randint(COUNT, (steps, batch), device=device)
         for name, form in (
@@ -144,8 +144,8 @@ def training(dtype: str, batch: int, rounds: int, steps: int, other=None) -> dic
 def evaluation(dtype: str, batch: int, rounds: int, count: int, other=None) -> dict:
     """Seconds a batch, [rounds], of each implementation."""
     config = config_of(dtype, batch)
-    setup, state = train.create(config, SHAPE, COUNT)
-    model = inference.build_inference(setup, train.build_objective(config))
+    setup, state = training.create(config, SHAPE, COUNT)
+    model = inference.build_inference(setup, training.build_objective(config))
     images = noise_images(count * batch)
 
     def judge(model, state):
@@ -215,7 +215,7 @@ def main() -> None:
         steps = 50 if accelerator else max(1, 200 // batch)
         judged = max(1, (10_000 if accelerator else 400) // batch)
         for task, function, length in (
-            ("training", training, steps),
+            ("training", training_steps, steps),
             ("evaluation", evaluation, judged),
         ):
             row = row_of(task, dtype, batch, function(dtype, batch, rounds, length, other))

@@ -7,8 +7,8 @@ Run time: not measured on CelebA; it is meant for an accelerator. See celeba_sta
 
 from ml_collections import ConfigDict
 
-from configs import cifar, default
 from hsjax import settings
+from hsjax.configs import cifar, default
 
 # What a method takes on these data: that of CIFAR10, but for the authors' constants, by size.
 SETTINGS = cifar.SETTINGS | {

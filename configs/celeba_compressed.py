@@ -7,7 +7,7 @@ Run time: not measured on CelebA; it is meant for an accelerator. See celeba_sta
 
 from ml_collections import ConfigDict
 
-from configs import celeba
+from hsjax.configs import celeba
 
 
 def get_config() -> ConfigDict:

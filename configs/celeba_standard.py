@@ -12,7 +12,7 @@ CelebA's host often refuses automatic downloads; tensorflow-datasets then says w
 
 from ml_collections import ConfigDict
 
-from configs import celeba
+from hsjax.configs import celeba
 
 
 def get_config() -> ConfigDict:

@@ -7,8 +7,8 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import default, mnist
 from hsjax import settings
+from hsjax.configs import default, mnist
 
 # What a method takes on these data: that of MNIST, but for these.
 SETTINGS = mnist.SETTINGS | {

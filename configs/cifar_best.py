@@ -10,7 +10,7 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import cifar_compressed
+from hsjax.configs import cifar_compressed
 
 
 def get_config() -> ConfigDict:

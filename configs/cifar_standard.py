@@ -9,7 +9,7 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import cifar
+from hsjax.configs import cifar
 
 
 def get_config() -> ConfigDict:

@@ -7,8 +7,8 @@ Prints (seed 0): test MSE (sum) 0.423, 1000 x per value 6.61, k-NN accuracy 0.98
 
 from ml_collections import ConfigDict
 
-from configs import default
 from hsjax import settings
+from hsjax.configs import default
 
 # What a method takes on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {

@@ -7,7 +7,7 @@ Prints (seed 0): test MSE (sum) 1.120, 1000 x per value 17.5, k-NN accuracy 0.92
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from hsjax.configs import digits
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Prints (seed 0): test MSE (sum) 0.880, 1000 x per value 13.7, k-NN accuracy 0.96
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from hsjax.configs import digits
 
 
 def get_config() -> ConfigDict:

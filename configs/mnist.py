@@ -7,8 +7,8 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import default
 from hsjax import settings
+from hsjax.configs import default
 
 # What a method takes on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {

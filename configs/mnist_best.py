@@ -11,7 +11,7 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import mnist_compressed
+from hsjax.configs import mnist_compressed
 
 
 def get_config() -> ConfigDict:

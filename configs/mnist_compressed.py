@@ -9,7 +9,7 @@ A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 
 from ml_collections import ConfigDict
 
-from configs import mnist
+from hsjax.configs import mnist
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Prints (seed 0): test MSE (sum) 5.94, k-NN accuracy 0.708.
 
 from ml_collections import ConfigDict
 
-from configs import digits_compressed
+from hsjax.configs import digits_compressed
 
 
 def get_config() -> ConfigDict:

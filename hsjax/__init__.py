@@ -11,8 +11,8 @@ scikit-learn once it is fitted):
 * `hsjax.samplers`: where new latents come from.
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in
-`hsjax.models`, `hsjax.train`, `hsjax.evaluate` and `hsjax.experiment`. These are loaded when they
-are first asked for, as they need Flax, Orbax and more: `pip install 'hsjax[train]'`.
+`hsjax.models`, `hsjax.training`, `hsjax.evaluation` and `hsjax.experiment`. These are loaded when
+they are first asked for, as they need Flax, Orbax and more: `pip install 'hsjax[train]'`.
 
 Example:
   >>> import jax.numpy as jnp

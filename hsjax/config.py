@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from hsjax import evaluate, losses, models, samplers
+from hsjax import evaluation, losses, models, samplers
 from hsjax.errors import UserError
 from hsjax.methods import METHODS, Bounds
 
@@ -164,7 +164,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "evaluate.batch_norm": ("running", _one_of(("running", "batch"))),
     "evaluate.metrics": (
         ("frechet", "kid", "prdc", "memorisation", "knn", "probe", "latents", "tsne"),
-        _some_of(evaluate.METRICS),
+        _some_of(evaluation.METRICS),
     ),
     "evaluate.features": (
         "classifier",

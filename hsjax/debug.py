@@ -8,14 +8,14 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from hsjax import train
+from hsjax import training
 
 
 def first_not_finite(
-    programs: train.Programs,
-    objective: train.Objective,
-    state: train.TrainState,
-    examples: train.Examples,
+    programs: training.Programs,
+    objective: training.Objective,
+    state: training.TrainState,
+    examples: training.Examples,
 ) -> str:
     """Which operation makes the first number of an epoch that is not finite, and where.
 
@@ -25,7 +25,7 @@ def first_not_finite(
       programs: of this run, not compiled ahead of time.
       objective: of this run.
       state: before the epoch, or a part of it; kept.
-      examples: as in `train.train_epoch`.
+      examples: as in `training.train_epoch`.
 
     Returns:
       Such as "step 3: invalid value (inf) encountered in exp at hsjax/models.py:24".
@@ -44,7 +44,7 @@ def first_not_finite(
         return step
 
     programs = programs._replace(step=watched(programs.step), batch=watched(programs.batch))
-    train.train_epoch(
+    training.train_epoch(
         programs, objective, state, examples, scan=False, after_step=lambda _: not found
     )
     return found[0] if found else "none in steps that are run one by one"

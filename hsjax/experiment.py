@@ -18,8 +18,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from hsjax import batches, data, debug, devices, figures, report, train
-from hsjax import evaluate as evaluation
+from hsjax import batches, data, debug, devices, evaluation, figures, report, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import check_workdir, of_evaluation, read_record, validate
 from hsjax.errors import Diverged, Interrupted, UserError
@@ -165,9 +164,9 @@ class _Run(NamedTuple):
     path: Path
     dataset: data.Dataset
     checksums: dict  # of its arrays, as data.json holds them
-    setup: train.Setup
-    objective: train.Objective
-    programs: train.Programs
+    setup: training.Setup
+    objective: training.Objective
+    programs: training.Programs
     inference: Inference
     streamed: bool = False  # whether the training images stay on the host
 
@@ -181,14 +180,14 @@ def _open(config, path, dataset) -> _Run:
     dataset = data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
-    setup, programs = _built(train.static(config), method, shape, count)
-    objective = train.build_objective(config)
+    setup, programs = _built(training.static(config), method, shape, count)
+    objective = training.build_objective(config)
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
     return _Run(config, path, dataset, checksums, setup, objective, programs, inference)
 
 
-def _initial(run) -> train.TrainState:
+def _initial(run) -> training.TrainState:
     """The state a run begins with; its method sees up to 1,000 training images, drawn at random."""
     images, seed = run.dataset.train_images, run.config.seed
     chosen = np.random.default_rng(seed).permutation(len(images))[:1000]
@@ -240,8 +239,8 @@ def _check_alike(run) -> None:
 @functools.lru_cache(maxsize=8)
 def _built(static, method, shape, count):
     """Setup and programs, which a sweep over other fields shares."""
-    setup = train.build(static, method, shape, count)
-    return setup, train.compile_programs(setup, count)
+    setup = training.build(static, method, shape, count)
+    return setup, training.compile_programs(setup, count)
 
 
 def _train(run, state, checkpoints, records, stop_signal):
@@ -252,7 +251,7 @@ def _train(run, state, checkpoints, records, stop_signal):
     examples = run.dataset.train_images, run.dataset.train_labels
     if not run.streamed:
         examples = devices.replicate(jax.tree.map(jnp.asarray, examples))
-    scan = train.runs_scan(config) and not run.streamed
+    scan = training.runs_scan(config) and not run.streamed
     first = int(state.step)
     last = config.train.epochs * setup.steps
     if first < last:
@@ -287,7 +286,7 @@ def _train(run, state, checkpoints, records, stop_signal):
                 origin = functools.partial(
                     debug.first_not_finite, run.programs, objective, start, examples
                 )
-            state = train.train_epoch(
+            state = training.train_epoch(
                 programs, objective, state, examples, scan=scan, after_step=after_step
             )
             step = int(state.step)
@@ -362,7 +361,7 @@ def _shapes(tree):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(programs, objective, state, examples, *, streamed, scan, whole) -> train.Programs:
+def _compiled(programs, objective, state, examples, *, streamed, scan, whole) -> training.Programs:
     """Compile before the clock starts, so that rates and the time left are those of training."""
     objective, state, examples = (
         jax.tree.unflatten(structure, x) for x, structure in (objective, state, examples)

@@ -10,7 +10,7 @@ import numpy as np
 from clu import metrics
 from jax import Array
 
-from hsjax import batches, devices, train
+from hsjax import batches, devices, training
 from hsjax.errors import UserError
 
 
@@ -25,8 +25,8 @@ class Inference(NamedTuple):
 
 
 def build_inference(
-    setup: train.Setup,
-    objective: train.Objective,
+    setup: training.Setup,
+    objective: training.Objective,
     latent_scale: float = 1.0,
     batch_norm: str = "running",
 ) -> Inference:
@@ -41,7 +41,7 @@ def build_inference(
 
 
 @functools.lru_cache(maxsize=8)  # runs that differ in numbers share them
-def _compile(setup: train.Setup, latent_scale: float, by_batch: bool) -> tuple[Callable, ...]:
+def _compile(setup: training.Setup, latent_scale: float, by_batch: bool) -> tuple[Callable, ...]:
     """The functions of `Inference`, in order, each with the run's objective before the state."""
     split = functools.partial(devices.split, devices=jax.local_devices())
 
@@ -75,7 +75,7 @@ def _compile(setup: train.Setup, latent_scale: float, by_batch: bool) -> tuple[C
     return *jitted, jax.jit(prior, static_argnames=("count", "steps"))
 
 
-def embed(inference: Inference, state: train.TrainState, images, batch_size: int) -> Any:
+def embed(inference: Inference, state: training.TrainState, images, batch_size: int) -> Any:
     """The posteriors of any number of uint8 images, as NumPy arrays.
 
     Raises:
@@ -90,7 +90,7 @@ def embed(inference: Inference, state: train.TrainState, images, batch_size: int
     return found
 
 
-def decode(inference: Inference, state: train.TrainState, z, batch_size: int) -> np.ndarray:
+def decode(inference: Inference, state: training.TrainState, z, batch_size: int) -> np.ndarray:
     """Images of latents [count, n] as they'd be saved: clipped, rounded, uint8 [count, H, W, C].
 
     Raises:
@@ -111,7 +111,7 @@ def _check_finite(part: str, *outputs: np.ndarray) -> None:
 
 @jax.numpy_dtype_promotion("standard")  # which clu needs
 def mean_squared_error(
-    inference: Inference, state: train.TrainState, images, z, batch_size: int
+    inference: Inference, state: training.TrainState, images, z, batch_size: int
 ) -> float:
     """Mean over all images of the squared error summed over an image's values."""
     average = metrics.Average.empty()
@@ -123,7 +123,7 @@ def mean_squared_error(
 
 
 def example_images(
-    inference: Inference, state: train.TrainState, images: np.ndarray
+    inference: Inference, state: training.TrainState, images: np.ndarray
 ) -> tuple[np.ndarray, Array]:
     """The first 16 uint8 images and their reconstructions, in [0, 1]."""
     images = images[:16]

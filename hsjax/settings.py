@@ -95,7 +95,7 @@ def find(name: str) -> Setting:
     return all_settings()[name]
 
 
-def apply(config: ConfigDict, name: str, of_data: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+def apply(config: ConfigDict, name: str, of_data: Mapping[str, Any]) -> ConfigDict:
     """Give a config the fields of a setting.
 
     Annealing, if any, lasts a third of the epochs, as in the paper, unless the data say otherwise.

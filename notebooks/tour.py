@@ -104,13 +104,13 @@ from hsjax import (
     batches,
     coordinates,
     data,
-    evaluate,
+    evaluation,
     figures,
     inference,
     losses,
     samplers,
     statistics,
-    train,
+    training,
 )
 from hsjax.figures import BLUE, GREEN, HALO, LINES, ORANGE, RED, describe
 
@@ -300,7 +300,7 @@ for n in (4, 128, 100_000):  # 4: a 3-sphere
 # `configs/digits_standard.py` and `configs/digits_compressed.py`: the same small ResNet with
 # $n = 32$ on the 8×8 digits of scikit-learn, once with the Kullback-Leibler divergence (1), once
 # with the objective in hyperspherical coordinates (4) to (8). `main.py` does the same and keeps
-# checkpoints; here the public functions of `hsjax.train` are called one by one.
+# checkpoints; here the public functions of `hsjax.training` are called one by one.
 #
 # On the right, the mean of $\cos\varphi_k$ over the test images: 0 is the equator. The two
 # regularisers measure different things, so their heights compare nothing.
@@ -319,12 +319,12 @@ def prepare(name):
         config.model.stages = (8,)
         config.evaluate.samplers = ("prior", "projected_gaussian")
         config.evaluate.feature_steps = 2
-    setup, state = train.create(config, images.shape[1:], len(images))
-    objective = train.build_objective(config)
+    setup, state = training.create(config, images.shape[1:], len(images))
+    objective = training.build_objective(config)
     return SimpleNamespace(
         config=config,
         setup=setup,
-        programs=train.compile_programs(setup, len(images)),
+        programs=training.compile_programs(setup, len(images)),
         objective=objective,
         model=inference.build_inference(setup, objective),
         state=state,
@@ -336,8 +336,8 @@ def train_an_epoch(run):
     """One epoch more; its mean terms, by name, become a row."""
     start = time.perf_counter()
     examples = images, None  # the labels are for methods that use them
-    run.state = train.train_epoch(
-        run.programs, run.objective, run.state, examples, scan=train.runs_scan(run.config)
+    run.state = training.train_epoch(
+        run.programs, run.objective, run.state, examples, scan=training.runs_scan(run.config)
     )
     row = {name: float(values.mean()) for name, values in run.state.history.items()}
     run.rows.append(row | {"seconds": time.perf_counter() - start})
@@ -383,7 +383,7 @@ for name, run in runs.items():
 # %% [markdown]
 # ## 5. Look at the latents
 #
-# `evaluate.evaluate` embeds the data, measures, samples and decodes. Samplers are fitted to the
+# `evaluation.evaluate` embeds the data, measures, samples and decodes. Samplers are fitted to the
 # means of the training images. The distance is the Fréchet distance between the features of a
 # small classifier, of 360 samples each: it is not a FID, and from one seed and so few images small
 # differences mean nothing.
@@ -391,7 +391,7 @@ for name, run in runs.items():
 # %%
 for run in runs.values():
     parts = run.config, run.setup, run.model, run.state
-    run.found = evaluate.evaluate(*parts, digits)
+    run.found = evaluation.evaluate(*parts, digits)
 
 numbers = {name: run.found.numbers for name, run in runs.items()}
 print(f"{'':42}" + "".join(f"{name:>12}" for name in runs))
@@ -680,4 +680,4 @@ for epoch in range(1, last + 1):
 # - Every field of a config: [configs/default.py](../configs/default.py).
 # - The code, mathematics first: [coordinates.py](../hsjax/coordinates.py), then
 #   [losses.py](../hsjax/losses.py), [models.py](../hsjax/models.py) and
-#   [train.py](../hsjax/train.py).
+#   [training.py](../hsjax/training.py).

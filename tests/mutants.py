@@ -196,7 +196,7 @@ test_learned_priors.py::test_the_decoders_variance_is_the_running_mean_error_of_
 - 2.0 * variance * kld
 + variance * kld
 
-train.py: statistics are never changed
+training.py: statistics are never changed
 test_learned_priors.py::test_statistics_are_trained_kept_and_restored
 - found["method"] = self._setup.method.update(self._hyper, posterior, z, **context)
 + found["method"] = self._statistics
@@ -251,7 +251,7 @@ test_learned_samplers.py::test_a_token_does_not_see_itself_or_those_after_it
 - is_causal=True
 + is_causal=False
 
-evaluate.py: a fit outlives its checkpoint
+evaluation.py: a fit outlives its checkpoint
 test_learned_samplers.py::test_a_fit_is_kept_until_something_it_depends_on_changes
 - json.dumps([__version__, fit_steps])
 + json.dumps([__version__])
@@ -262,7 +262,7 @@ test_metrics.py::test_who_is_nearest_is_found_by_all_pairs
 + from_test[index, index] = np.inf
 
 metrics/generation.py: a memoriser is not named
-test_evaluate.py::test_a_planted_memoriser_is_found_out
+test_evaluation.py::test_a_planted_memoriser_is_found_out
 - > usual + 4 * error
 + > usual + 40 * error
 
@@ -301,7 +301,7 @@ test_methods.py::test_the_sphere_encoder_samples_in_steps
 - range(1, steps)
 + range(2, steps)
 
-evaluate.py: sample.steps ignored
+evaluation.py: sample.steps ignored
 test_methods.py::test_a_method_of_ones_own_trains_learns_is_kept_and_samples
 - steps = config.sample.steps
 + steps = 1
@@ -316,17 +316,17 @@ test_methods.py::test_the_papers_methods_are_its_equations
 - if numbers.spec == "published" else 1
 + if numbers.spec else 1
 
-train.py: a method's variables not trained
+training.py: a method's variables not trained
 test_methods.py::test_a_method_of_ones_own_trains_learns_is_kept_and_samples
 - self.variables = params.get("method", {})
 + self.variables = jax.lax.stop_gradient(params.get("method", {}))
 
-train.py: running statistics of the step itself
+training.py: running statistics of the step itself
 test_methods.py::test_what_is_not_training_sees_the_statistics_from_before
 - self._at_rest: VAE = nnx.merge(setup.graph, *trees)
 + self._at_rest: VAE = self.networks
 
-train.py: labels of other images
+training.py: labels of other images
 test_methods.py::test_labels_are_those_of_the_batchs_images
 - return jax.tree.map(lambda x: devices.split(x[indices]), examples)
 + return devices.split(examples[0][indices]), devices.split(examples[1][indices[::-1]])
@@ -391,123 +391,123 @@ test_losses.py::test_annealing
 - jnp.minimum(epoch, length)
 + epoch
 
-train.py: same noise in every step
-test_train.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
+training.py: same noise in every step
+test_training.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
 - jax.random.fold_in(step_key, state.step)
 + step_key
 
-train.py: same noise in every epoch
-test_train.py::test_the_same_images_are_seen_with_other_noise_in_every_step_and_epoch
+training.py: same noise in every epoch
+test_training.py::test_the_same_images_are_seen_with_other_noise_in_every_step_and_epoch
 - fold_in(step_key, state.step)
 + fold_in(step_key, state.step % experiment.steps)
 
-train.py: flips and noise from one key
-test_train.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
+training.py: flips and noise from one key
+test_training.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
 - noise_key = jax.random.split(jax.random.fold_in(
 + noise_key = (lambda key: (key, key))(jax.random.fold_in(
 
-train.py: data.flip ignored
-test_train.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
+training.py: data.flip ignored
+test_training.py::test_flips_and_noise_have_a_key_of_their_own_in_every_step
 - flip=config.data.flip)
 + flip=False)
 
-train.py: same order in every epoch
-test_train.py::test_an_epoch_shows_every_image_and_the_next_another_order
+training.py: same order in every epoch
+test_training.py::test_an_epoch_shows_every_image_and_the_next_another_order
 - jax.random.fold_in(epoch_key, epoch)
 + epoch_key
 
-train.py: clipping after Adam
-test_train.py::test_gradients_are_clipped_before_adam_sees_them
+training.py: clipping after Adam
+test_training.py::test_gradients_are_clipped_before_adam_sees_them
 - optimizer = optax.chain(
 + optimizer = (lambda *parts: optax.chain(*parts[::-1]))(
 
-train.py: decay an epoch late
-test_train.py::test_gradients_are_clipped_before_adam_sees_them
+training.py: decay an epoch late
+test_training.py::test_gradients_are_clipped_before_adam_sees_them
 - {e * steps:
 + {(e + 1) * steps:
 
-train.py: decay a step late
-test_train.py::test_gradients_are_clipped_before_adam_sees_them
+training.py: decay a step late
+test_training.py::test_gradients_are_clipped_before_adam_sees_them
 - {e * steps:
 + {e * steps + 1:
 
-train.py: annealing by steps
-test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+training.py: annealing by steps
+test_training.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
 - epoch = state.step // setup.steps + 1
 + epoch = state.step + 1
 
-train.py: relative beta ignored
-test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+training.py: relative beta ignored
+test_training.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
 - objective.beta * state.beta_scale
 + objective.beta
 
-train.py: relative beta twice
-test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+training.py: relative beta twice
+test_training.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
 - objective.beta * state.beta_scale
 + objective.beta * state.beta_scale**2
 
-train.py: relative beta from the start
+training.py: relative beta from the start
 test_experiment.py::test_beta_relative_to_the_first_epoch
 - jnp.where(epoch == 1, 1.0, beta)
 + jnp.where(epoch == 0, 1.0, beta)
 
-train.py: Adam's epsilon ignored
-test_train.py::test_gradients_are_clipped_before_adam_sees_them
+training.py: Adam's epsilon ignored
+test_training.py::test_gradients_are_clipped_before_adam_sees_them
 - eps=train.adam_eps
 + eps=1e-8
 
-train.py: terms always at the first place
-test_train.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
+training.py: terms always at the first place
+test_training.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
 - row.at[index]
 + row.at[0]
 
-train.py: loss without beta
-test_train.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
+training.py: loss without beta
+test_training.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
 - mse + beta *
 + mse +
 
-train.py: padding counted as error
-test_train.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
+training.py: padding counted as error
+test_training.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
 - return batches.crop(images, *self._setup.shape[:2])
 + return images[:, : self._setup.shape[0], : self._setup.shape[1]]
 
-train.py: running statistics lost
-test_train.py::test_a_step_leaves_all_that_the_next_one_needs
+training.py: running statistics lost
+test_training.py::test_a_step_leaves_all_that_the_next_one_needs
 - found = nnx.to_pure_dict(nnx.state(self.networks, nnx.BatchStat))
 + found = nnx.to_pure_dict(nnx.state(self._at_rest, nnx.BatchStat))
 
-train.py: optimiser state lost in a step
-test_train.py::test_a_step_leaves_all_that_the_next_one_needs
+training.py: optimiser state lost in a step
+test_training.py::test_a_step_leaves_all_that_the_next_one_needs
 - updates, optimizer = setup
 + optimizer, (updates, _) = state.optimizer, setup
 
 methods/spherical.py: angle_gain of the config ignored
-test_train.py::test_every_field_of_the_loss_reaches_the_objective
+test_training.py::test_every_field_of_the_loss_reaches_the_objective
 - angle_gain=angle_gain,
 + angle_gain=1.0,
 
 methods/spherical.py: radius_gain is angle_gain
-test_train.py::test_every_field_of_the_loss_reaches_the_objective
+test_training.py::test_every_field_of_the_loss_reaches_the_objective
 - radius_gain=radius_gain,
 + radius_gain=angle_gain,
 
 methods/spherical.py: compression of the config ignored
-test_train.py::test_every_field_of_the_loss_reaches_the_objective
+test_training.py::test_every_field_of_the_loss_reaches_the_objective
 - compression=compression,
 + compression="full",
 
 methods/spherical.py: std_angle_gain of the config ignored
-test_train.py::test_every_field_of_the_loss_reaches_the_objective
+test_training.py::test_every_field_of_the_loss_reaches_the_objective
 - std_angle_gain=std_angle_gain
 + std_angle_gain=500_000.0
 
 methods/spherical.py: epsilons of the config swapped
-test_train.py::test_every_field_of_the_loss_reaches_the_objective
+test_training.py::test_every_field_of_the_loss_reaches_the_objective
 - variance_eps=variance_eps,
 + variance_eps=eps,
 
-train.py: last batch dropped
-test_train.py::test_an_epoch_shows_every_image_and_the_next_another_order
+training.py: last batch dropped
+test_training.py::test_an_epoch_shows_every_image_and_the_next_another_order
 - epoch), count, batch_size)
 + epoch), count, batch_size)[:-1]
 
@@ -546,68 +546,68 @@ test_data.py::test_digits_are_scikit_learns_split_in_five
 - images[~test], digits.target[~test]
 + images, digits.target
 
-evaluate.py: z without sigma in the evaluation
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: z without sigma in the evaluation
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - jax.jit(type(test).sample)(test, key)
 + test.mean + 1.0
 
-evaluate.py: fit_split swapped
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: fit_split swapped
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - fit_split == "train"
 + fit_split != "train"
 
-evaluate.py: training labels reversed
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: training labels reversed
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - taught = dataset.train_labels, dataset.test_labels
 + taught = dataset.train_labels[::-1], dataset.test_labels
 
-evaluate.py: classes of other latents
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: classes of other latents
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - latents.diagnostics(embedded.test, embedded.test_labels)
 + latents.diagnostics(embedded.test, embedded.test_labels[::-1])
 
-evaluate.py: colours of other latents
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: colours of other latents
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - arrays["test_labels"] = dataset.test_labels
 + arrays["test_labels"] = dataset.test_labels[::-1]
 
-evaluate.py: training images judged
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: training images judged
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - dataset.test_images, dataset.test_labels
 + dataset.train_images, dataset.train_labels
 
-evaluate.py: fitted to sigma
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: fitted to sigma
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - return sampler.fit(context["posterior"].mean, **context)
 + return sampler.fit(context["posterior"].std, **context)
 
-evaluate.py: reference of test images
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: reference of test images
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - bank.mean[chosen]
 + test.mean[:count]
 
 inference.py: last batch's filler judged
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - mask=jnp.asarray(mask)
 + mask=None
 
-evaluate.py: error per row, not value
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: error per row, not value
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - int(np.prod(setup.shape))
 + setup.shape[0]
 
-evaluate.py: interpolation backwards
-test_evaluate.py::test_what_is_judged_is_what_it_is_called
+evaluation.py: interpolation backwards
+test_evaluation.py::test_what_is_judged_is_what_it_is_called
 - slerp(means[a], means[b]
 + slerp(means[b], means[a]
 
 inference.py: images cut, not rounded
-test_evaluate.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
+test_evaluation.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
 - np.rint(255.0 *
 + (255.0 *
 
 inference.py: images not clipped
-test_evaluate.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
+test_evaluation.py::test_images_are_clipped_and_rounded_as_a_file_would_hold_them
 - np.clip(images, 0.0, 1.0)
 + images
 
@@ -622,22 +622,22 @@ test_experiment.py::test_metrics_are_those_of_the_model
 + jnp.mean((images - decode
 
 metrics/generation.py: KID to the reconstructions
-test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+test_evaluation.py::test_each_comparison_is_of_the_sets_that_it_names
 - kernel_distance(compared.samples.values, compared.test.values)
 + kernel_distance(compared.samples.values, compared.reconstructions.values)
 
 metrics/generation.py: real and fake swapped
-test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+test_evaluation.py::test_each_comparison_is_of_the_sets_that_it_names
 - test.values, compared.samples.values, test.k, test.radii
 + compared.samples.values, test.values, test.k, compared.samples.radii
 
 metrics/generation.py: self-FD called FD
-test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+test_evaluation.py::test_each_comparison_is_of_the_sets_that_it_names
 - frechet_distance(mine, compared.test.moments)
 + frechet_distance(mine, compared.reconstructions.moments)
 
 metrics/generation.py: reference to the test images
-test_evaluate.py::test_each_comparison_is_of_the_sets_that_it_names
+test_evaluation.py::test_each_comparison_is_of_the_sets_that_it_names
 - train.moments, reconstructions.moments
 + train.moments, test.moments
 
@@ -826,7 +826,7 @@ test_experiment.py::test_an_epochs_row_is_the_mean_over_its_steps
 - np.mean(row[:steps]
 + np.mean(row[steps - 1]
 
-train.py: a resumed epoch starts again
+training.py: a resumed epoch starts again
 test_experiment.py::test_a_stopped_run_ends_as_if_it_had_not_been
 - int(state.step) % len(order)
 + 0
@@ -852,7 +852,7 @@ test_experiment.py::test_beta_relative_to_nothing
 + row["regulariser"] < 0.0
 
 batches.py: a last batch of one image and copies of another
-test_evaluate.py::test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one
+test_evaluation.py::test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one
 - indices % np.int32(count)
 + np.where(mask, indices, np.int32(0))
 

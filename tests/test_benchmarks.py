@@ -21,7 +21,7 @@ from benchmarks import (
     tradeoff,
 )
 from configs import cifar_compressed
-from hsjax import batches, data, losses, statistics, train
+from hsjax import batches, data, losses, statistics, training
 from hsjax.inference import build_inference
 from hsjax.methods import METHODS
 
@@ -255,7 +255,7 @@ def twins():
     torch_vae = pytest.importorskip("benchmarks.torch_vae", exc_type=ImportError)
     config = throughput.config_of("float32", 6)
     config.model.latent_dim, config.model.stages = 5, (2, 4)
-    tiny, state = train.create(config, (8, 12, 3), 6)
+    tiny, state = training.create(config, (8, 12, 3), 6)
     leaves, structure = jax.tree.flatten((state.params, state.batch_stats))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + 0.2 * jax.random.uniform(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -274,7 +274,7 @@ def twins():
 
 def test_pytorch_network_is_the_same(twins):
     torch_vae, config, tiny, state, twin, images = twins
-    ours = build_inference(tiny, train.build_objective(config))
+    ours = build_inference(tiny, training.build_objective(config))
     latent = ours.encode(state, images)
     for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 0.05)):
         other = torch_vae.inference(twin(dtype), "cpu")
@@ -295,13 +295,13 @@ def test_pytorch_terms_and_gradients_are_the_same(twins):
     """In training mode, for the step that updates both at once and for the one that doesn't."""
     torch_vae, config, tiny, state, twin, images = twins
     torch = torch_vae.torch
-    objective = train.build_objective(config)
+    objective = training.build_objective(config)
     noise = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
 
     @jax.jit
     def gradient(params):
         def loss_of(params):
-            model = train.Model(tiny, objective, params, state.batch_stats)
+            model = training.Model(tiny, objective, params, state.batch_stats)
             x = batches.prepare(images)
             latent = model.encode(x, train=True)
             output = model.decode(latent.mean + latent.std * noise, train=True)

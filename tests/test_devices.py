@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import digits_compressed, smoke
-from hsjax import batches, data, devices, train
+from hsjax import batches, data, devices, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.errors import UserError
 from hsjax.inference import build_inference
@@ -31,14 +31,14 @@ def epoch(*, scan):
     config.train.learning_rate = 1e-4  # a higher one amplifies rounding
     dataset = data.load("digits")
     count = len(dataset.train_images)
-    setup, state = train.create(config, dataset.train_images.shape[1:], count)
+    setup, state = training.create(config, dataset.train_images.shape[1:], count)
     examples = dataset.train_images, dataset.train_labels
-    arguments = devices.replicate((train.build_objective(config), state, examples))
-    programs = train.compile_programs(setup, count)
+    arguments = devices.replicate((training.build_objective(config), state, examples))
+    programs = training.compile_programs(setup, count)
     order = programs.order(arguments[1])
     name = "epoch" if scan else "step"
     program = getattr(programs, name).lower(*arguments, order).compile()
-    state = train.train_epoch(programs._replace(**{name: program}), *arguments, scan=scan)
+    state = training.train_epoch(programs._replace(**{name: program}), *arguments, scan=scan)
     state = devices.replicate(state, jax.local_devices())
     streamed, _ = next(batches.stream(examples, np.asarray(order)))
     # Eight devices can share the first 96 evenly, and not the last 20.
@@ -139,7 +139,7 @@ def signalled(workdir, which, number):
 
 def state_of(workdir):
     images = data.load("digits").train_images
-    _, state = train.create(smoke.get_config(), images.shape[1:], len(images))
+    _, state = training.create(smoke.get_config(), images.shape[1:], len(images))
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
         return checkpoints.restore(state)
 

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from hsjax.evaluate import LATENT_METRICS
+from hsjax.evaluation import LATENT_METRICS
 from hsjax.methods import METHODS
 from hsjax.samplers import SAMPLERS
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from hsjax import data, experiment, train
+from hsjax import data, experiment, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
 from hsjax.errors import UserError
@@ -23,7 +23,7 @@ TIMES = ("seconds", "images_per_second")
 
 def final_state(config, workdir):
     dataset = data.load(config.data.name)
-    _, state = train.create(config, dataset.train_images.shape[1:], len(dataset.train_images))
+    _, state = training.create(config, dataset.train_images.shape[1:], len(dataset.train_images))
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
         return checkpoints.restore(state)
 
@@ -107,8 +107,8 @@ def test_metrics_are_those_of_the_model(config, uninterrupted):
     """Test MSE recomputed image by image from the checkpoint."""
     workdir = uninterrupted(config)
     dataset = data.load(config.data.name)
-    setup, _ = train.create(config, (6, 10, 1), 44)
-    model = setup.model(train.build_objective(config), final_state(config, workdir))
+    setup, _ = training.create(config, (6, 10, 1), 44)
+    model = setup.model(training.build_objective(config), final_state(config, workdir))
     networks = model.networks
     errors = []
     for image in dataset.test_images:
@@ -130,7 +130,7 @@ def test_training_is_given_the_train_split_and_the_seed(config, tmp_path, monkey
         raise Given(np.asarray(examples[0]), state.key)
 
     monkeypatch.setattr(experiment, "_compiled", lambda programs, *_, **__: programs)
-    monkeypatch.setattr(train, "train_epoch", given)
+    monkeypatch.setattr(training, "train_epoch", given)
     with pytest.raises(Given) as caught:
         experiment.train_and_evaluate(config, tmp_path)
     images, key = caught.value.args
@@ -408,12 +408,12 @@ def test_the_same_data_may_have_another_name(moved_to, tmp_path):
 @pytest.mark.slow
 def test_numbers_do_not_depend_on_the_kind_of_jaxs_random_keys(config, tmp_path):
     def begun():
-        run, state = train.create(config, (6, 10, 1), 44)
-        objective, images = train.build_objective(config), np.zeros((8, 6, 10, 1), np.uint8)
-        order = train.compile_programs(run, 44).order(state)
+        run, state = training.create(config, (6, 10, 1), 44)
+        objective, images = training.build_objective(config), np.zeros((8, 6, 10, 1), np.uint8)
+        order = training.compile_programs(run, 44).order(state)
         return (
             state,
-            jax.jit(train.train_step, static_argnums=0)(run, objective, state, images),
+            jax.jit(training.train_step, static_argnums=0)(run, objective, state, images),
             order,
         )
 

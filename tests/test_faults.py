@@ -25,7 +25,7 @@ from tensorboardX.record_writer import masked_crc32c
 from test_devices import ends, start_two
 
 from configs import smoke
-from hsjax import data, debug, experiment, figures, files, losses, posteriors, train
+from hsjax import data, debug, experiment, figures, files, losses, posteriors, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
 from hsjax.errors import UserError
@@ -128,7 +128,7 @@ class Run:
 def assert_ends_as(run, undisturbed):
     """The same parameters bit by bit, and the same numbers but for times."""
     images = data.load(run.config.data.name).train_images
-    _, like = train.create(run.config, images.shape[1:], len(images))
+    _, like = training.create(run.config, images.shape[1:], len(images))
     states = []
     for workdir in (run.workdir, undisturbed):
         with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
@@ -772,7 +772,7 @@ def line_of(module, text):
             "nan) encountered in mul",
         ),
         ("variance_eps", -9.0, losses, "spread = jnp.sqrt(variance", "nan) encountered in sqrt"),
-        (None, None, train, "mse = losses.squared_error(images", "inf) encountered in div"),
+        (None, None, training, "mse = losses.squared_error(images", "inf) encountered in div"),
     ],
 )
 def test_the_origin_of_a_number_that_is_not_finite(
@@ -781,8 +781,8 @@ def test_the_origin_of_a_number_that_is_not_finite(
     """The last case is finite until it is differentiated."""
     dataset = data.load(config.data.name)
     count = len(dataset.train_images)
-    run, state = train.create(config, dataset.train_images.shape[1:], count)
-    objective = train.build_objective(config)
+    run, state = training.create(config, dataset.train_images.shape[1:], count)
+    objective = training.build_objective(config)
     if field:
         changed = jnp.full_like(getattr(objective.hyper, field), value)
         objective = objective._replace(
@@ -793,7 +793,7 @@ def test_the_origin_of_a_number_that_is_not_finite(
         monkeypatch.setattr(
             losses, "squared_error", lambda x, y: plain(x, y) + jnp.sqrt(jnp.sum(y * 0))
         )
-    programs, images = train.compile_programs(run, count), jnp.asarray(dataset.train_images)
+    programs, images = training.compile_programs(run, count), jnp.asarray(dataset.train_images)
     found = debug.first_not_finite(programs, objective, state, (images, None))
     assert found == f"step 1: invalid value ({operation} at {line_of(module, text)}"
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))  # and still there

@@ -10,7 +10,7 @@ from conftest import tiny_config
 from scipy import stats
 from scipy.special import logsumexp
 
-from hsjax import experiment, posteriors, train
+from hsjax import experiment, posteriors, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
 from hsjax.methods import METHODS
@@ -299,7 +299,7 @@ def test_statistics_are_trained_kept_and_restored(name, images_file, tmp_path):
     config.evaluate.samplers, config.evaluate.features = (), "none"
     config.evaluate.metrics = ("knn",)
     numbers = experiment.train_and_evaluate(config, tmp_path)
-    _, initial = train.create(config, (6, 10, 1), 44)
+    _, initial = training.create(config, (6, 10, 1), 44)
     with Checkpoints(tmp_path / "checkpoints", 3) as checkpoints:
         state = checkpoints.restore(initial)
     before, after = (x.batch_stats["method"] for x in (initial, state))

@@ -11,8 +11,7 @@ import pytest
 from conftest import tiny_config
 from scipy import stats
 
-from hsjax import evaluate as evaluation
-from hsjax import experiment, posteriors
+from hsjax import evaluation, experiment, posteriors
 from hsjax.methods.vqvae import Quantised
 from hsjax.samplers import SAMPLERS, Sampler, networks
 

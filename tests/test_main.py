@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hsjax import train
+from hsjax import training
 from hsjax.config import validate
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def test_every_config_is_valid_and_says_its_command(name):
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
     validate(config)
-    train.build_objective(config)
+    training.build_objective(config)
     if name != "default":
         assert f"python main.py --config=configs/{name}.py" in module.__doc__
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from hsjax import distances, experiment, losses, posteriors, samplers, train
+from hsjax import distances, experiment, losses, posteriors, samplers, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
 from hsjax.inference import build_inference
@@ -341,19 +341,19 @@ def test_runs_that_differ_in_any_number_share_their_program(name, images_file):
     """One tracing of the step for the defaults and for a sweep over every numeric field."""
     config = tiny_config(images_file)
     config.method = method_fields(name)
-    setup, state = train.create(config, (6, 10, 1), 44)
+    setup, state = training.create(config, (6, 10, 1), 44)
     traced = []
 
     @jax.jit
     def step(objective, state, images):
         traced.append(1)
-        return train.train_step(setup, objective, state, images)
+        return training.train_step(setup, objective, state, images)
 
     images = np.zeros((8, 6, 10, 1), np.uint8)
     fields = [(config.method, field, 0.5 if "target" in field else 2) for field in numeric(name)]
     for group, field, value in [(config.loss, "beta", 0.3), *fields]:
         group[field] = type(group[field])(value) if group[field] is not None else value
-        step.lower(train.build_objective(config), state, images)
+        step.lower(training.build_objective(config), state, images)
     assert len(traced) == 1
 
 
@@ -411,8 +411,8 @@ def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(config, tmp_path
         config.sample.steps = 3
         numbers = experiment.train_and_evaluate(config, tmp_path)
         assert STEPS == [3]
-        setup, initial = train.create(config, (6, 10, 1), 44)
-        objective = train.build_objective(config)
+        setup, initial = training.create(config, (6, 10, 1), 44)
+        objective = training.build_objective(config)
         assert set(initial.history) >= {"loss", "regulariser", "pictures", "norm", "noise", "same"}
         with Checkpoints(tmp_path / "checkpoints", 3) as checkpoints:
             state = checkpoints.restore(initial)
@@ -438,21 +438,21 @@ def test_labels_are_those_of_the_batchs_images(config):
     images = np.broadcast_to(labels[:, None, None, None], (44, 6, 10, 1)).astype(np.uint8)
     with mock.patch.dict(METHODS, told=TOY._replace(regulariser=told)):
         config.method = method_fields("told")
-        setup, state = train.create(config, (6, 10, 1), 44)
-        programs = train.compile_programs(setup, 44)
-        objective = train.build_objective(config)
+        setup, state = training.create(config, (6, 10, 1), 44)
+        programs = training.compile_programs(setup, 44)
+        objective = training.build_objective(config)
     for put in (jnp.asarray, np.asarray):
         examples = put(images), put(labels)
         copy = jax.tree.map(jnp.copy, state)
-        after = train.train_epoch(programs, objective, copy, examples, scan=False)
+        after = training.train_epoch(programs, objective, copy, examples, scan=False)
         assert after.history["regulariser"].max() < 1e-3
 
 
 def test_what_is_not_training_sees_the_statistics_from_before(images_file):
     """Whatever a step has encoded and decoded in between; no derivative goes through them."""
     config = tiny_config(images_file)
-    setup, state = train.create(config, (6, 10, 1), 44)
-    objective = train.build_objective(config)
+    setup, state = training.create(config, (6, 10, 1), 44)
+    objective = training.build_objective(config)
     images = np.random.default_rng(0).uniform(size=(8, 6, 10, 1)).astype(np.float32)
 
     @jax.jit
@@ -470,8 +470,8 @@ def test_what_is_not_training_sees_the_statistics_from_before(images_file):
 def test_a_plain_autoencoder_is_its_error_alone(images_file):
     config = tiny_config(images_file)
     config.method = method_fields("autoencoder")
-    setup, state = train.create(config, (6, 10, 1), 44)
+    setup, state = training.create(config, (6, 10, 1), 44)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)
-    step = jax.jit(train.train_step, static_argnums=0)
-    history = step(setup, train.build_objective(config), state, images).history
+    step = jax.jit(training.train_step, static_argnums=0)
+    history = step(setup, training.build_objective(config), state, images).history
     assert history["loss"][0] == history["mse"][0] > 0

@@ -133,7 +133,7 @@ def test_the_library_works_without_what_trains():
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        ("from hsjax import train", "hsjax.train needs optax, which is"),
+        ("from hsjax import train", "hsjax.training needs optax, which is"),
         ("import hsjax; hsjax.figures.tile", "hsjax.figures needs matplotlib, which is"),
         ("from hsjax import coordinate", "cannot import name 'coordinate' from 'hsjax'"),
     ],

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from hsjax import data, experiment, figures, inference, report, train
-from hsjax import evaluate as evaluation
+from hsjax import data, evaluation, experiment, figures, inference, report, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.errors import UserError
 from hsjax.inference import Inference
@@ -234,7 +233,7 @@ def test_what_is_judged_is_what_it_is_called(config, monkeypatch, split, last):
         generation, "judge", lambda _, sets, *__: judged.append(sets) or {"notes": []}
     )
     shape = {"steps": 6, "shape": (2, 2, 1), "method": METHODS[config.method.name]}
-    run = SimpleNamespace(config=train.static(config), **shape)
+    run = SimpleNamespace(config=training.static(config), **shape)
     found = evaluation.evaluate(
         config, run, READABLE, SimpleNamespace(step=12, variables={}), dataset
     )
@@ -543,8 +542,8 @@ def test_labels_of_one_class_judge_nothing(config, tmp_path):
 
 def test_runs_that_differ_in_numbers_share_their_programs(config, tmp_path, undrawn, monkeypatch):
     """Each tracing of the step is a compilation; alone, a run comes to the same numbers."""
-    traced, step = [], train.train_step
-    monkeypatch.setattr(train, "train_step", lambda *args: traced.append(1) or step(*args))
+    traced, step = [], training.train_step
+    monkeypatch.setattr(training, "train_step", lambda *args: traced.append(1) or step(*args))
     config.evaluate.metrics, config.evaluate.samplers = ("frechet",), ("vmf",)
 
     def forget():
@@ -576,9 +575,9 @@ def test_images_on_the_device_give_the_same_numbers(whole, config, tmp_path, und
 
 def test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one(config):
     """Of 9 images in batches of 8, the last is judged with the first seven."""
-    setup, state = train.create(config, (6, 10, 1), 48)
+    setup, state = training.create(config, (6, 10, 1), 48)
     images = np.random.default_rng(0).integers(0, 256, (9, 6, 10, 1), dtype=np.uint8)
-    objective = train.build_objective(config)
+    objective = training.build_objective(config)
     model = inference.build_inference(setup, objective, 1.0, "batch")
     found = inference.embed(model, state, images, 8).mean
     wanted = model.encode(state, images[[8, 0, 1, 2, 3, 4, 5, 6]]).mean
@@ -587,9 +586,9 @@ def test_a_last_batch_of_one_image_has_the_statistics_of_a_whole_one(config):
 
 
 def test_batch_norm_takes_running_statistics_or_the_batchs(config):
-    setup, state = train.create(config, (6, 10, 1), 48)
+    setup, state = training.create(config, (6, 10, 1), 48)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 10, 1), dtype=np.uint8)
-    objective = train.build_objective(config)
+    objective = training.build_objective(config)
     other = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     for batch_norm, follows in (("running", True), ("batch", False)):
         model = inference.build_inference(setup, objective, 1.0, batch_norm)

@@ -16,7 +16,7 @@ from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from hsjax import __version__, data, train
+from hsjax import __version__, data, training
 from hsjax.errors import UserError
 from hsjax.files import read_npz, remove, write_npz, writing
 from hsjax.inference import Inference, decode, embed, mean_squared_error
@@ -126,9 +126,9 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
 
 def evaluate(
     config: ConfigDict,
-    setup: train.Setup,
+    setup: training.Setup,
     inference: Inference,
-    state: train.TrainState,
+    state: training.TrainState,
     dataset: data.Dataset,
     say: Callable[[str], None] = lambda text: None,
     kept: Path | None = None,
@@ -157,7 +157,7 @@ def evaluate(
     batch_size += -batch_size % jax.local_device_count()
     encoded = partial(embed, inference, state, batch_size=batch_size)
     decoded = partial(decode, inference, state, batch_size=batch_size)
-    noise_key, sample_key = jax.random.split(train.random_key(config.seed))
+    noise_key, sample_key = jax.random.split(training.random_key(config.seed))
     images, labels = dataset.test_images, dataset.test_labels
     count = min(config.sample.count, len(images))
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny_config
 from flax import nnx
 
-from hsjax import data, losses, posteriors, train
+from hsjax import data, losses, posteriors, training
 from hsjax.config import method_fields
 from hsjax.errors import UserError
 from hsjax.methods import METHODS
@@ -19,16 +19,16 @@ OTHERS = ("cartesian", "published")  # the same step; their terms are tested in 
 def start(config):
     dataset = data.load(config.data.name)
     images = jnp.asarray(dataset.train_images)
-    setup, state = train.create(config, images.shape[1:], len(images))
+    setup, state = training.create(config, images.shape[1:], len(images))
     return setup, state, (images, jnp.asarray(dataset.train_labels))
 
 
 def run_epochs(config, epochs, scan):
     setup, state, examples = start(config)
-    programs = train.compile_programs(setup, 44)
-    objective = train.build_objective(config)
+    programs = training.compile_programs(setup, 44)
+    objective = training.build_objective(config)
     for _ in range(epochs):
-        state = train.train_epoch(programs, objective, state, examples, scan=scan)
+        state = training.train_epoch(programs, objective, state, examples, scan=scan)
     return state
 
 
@@ -56,8 +56,8 @@ def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
         config.method.spec = "published"
     config.loss.beta = 0.7
     setup, state, (images, _) = start(config)
-    batch, objective = images[:8], train.build_objective(config)
-    after = jax.jit(lambda s: train.train_step(setup, objective, s, batch))(state)
+    batch, objective = images[:8], training.build_objective(config)
+    after = jax.jit(lambda s: training.train_step(setup, objective, s, batch))(state)
 
     keys = jax.random.split(jax.random.wrap_key_data(state.key))
     _, noise_key = jax.random.split(jax.random.fold_in(keys[0], 0))
@@ -103,7 +103,7 @@ def test_every_field_of_the_loss_reaches_the_objective(config):
     config.loss.beta, config.loss.annealing_epochs = 0.3, 7
     method.compression, method.compressed_angles = "half", 2
     method.angle_gain, method.radius_gain, method.eps, method.variance_eps = 2.0, 3.0, 0.01, 0.02
-    made = train.build_objective(config)
+    made = training.build_objective(config)
     assert (made.beta, made.annealing_epochs) == (np.float32(0.3), 7)
     diagonal = 1 / np.sqrt([4, 3, 2])
     np.testing.assert_allclose(made.hyper.mean_target[0], [*diagonal[:2], 0, 2], rtol=1e-6)
@@ -111,11 +111,11 @@ def test_every_field_of_the_loss_reaches_the_objective(config):
     assert made.hyper.term_gains == (2.0, 3.0, 2.0, 3.0)
     np.testing.assert_allclose((made.hyper.eps, made.hyper.variance_eps), (0.01, 0.02), rtol=1e-6)
     method.mean_target, method.spread_target = 0.25, 0.1
-    made = train.build_objective(config)
+    made = training.build_objective(config)
     np.testing.assert_allclose(made.hyper.mean_target[0], [0.25, 0.25, 0, 2], rtol=1e-6)
     np.testing.assert_allclose(made.hyper.spread_target[0], [0.1, 0.1, diagonal[2], 0], rtol=1e-6)
     method.spec, method.std_radius, method.std_angle_gain = "published", 0.5, 9.0
-    made = train.build_objective(config)
+    made = training.build_objective(config)
     radii = [3.5**0.5, 0.5 * 3.5**0.5]
     np.testing.assert_allclose(made.hyper.mean_target[:, -1], radii, rtol=1e-6)
     assert made.hyper.term_gains.std_angles == 9.0
@@ -127,7 +127,7 @@ def test_scan_and_steps_give_the_same_numbers(config):
     for name, row in by_scan.history.items():
         np.testing.assert_allclose(row, by_steps.history[name], rtol=1e-3)
     setup, _, (images, _) = start(config)
-    objective = train.build_objective(config)
+    objective = training.build_objective(config)
     encode = jax.jit(lambda state: setup.model(objective, state).encode(images[:8] / 255.0).mean)
     np.testing.assert_allclose(encode(by_scan), encode(by_steps), rtol=1e-2, atol=1e-3)
 
@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(config):
 
 def test_an_epoch_shows_every_image_and_the_next_another_order(config):
     setup, state, _ = start(config)
-    programs = train.compile_programs(setup, 44)
+    programs = training.compile_programs(setup, 44)
     orders = [
         np.asarray(programs.order(state._replace(step=jnp.int32(step)))) for step in (0, 3, 6)
     ]
@@ -155,19 +155,19 @@ def test_an_epoch_shows_every_image_and_the_next_another_order(config):
 
 def test_an_epoch_compiles_once(config):
     setup, state, examples = start(config)
-    programs, objective = train.compile_programs(setup, 44), train.build_objective(config)
+    programs, objective = training.compile_programs(setup, 44), training.build_objective(config)
     for _ in range(3):
-        state = train.train_epoch(programs, objective, state, examples, scan=False)
+        state = training.train_epoch(programs, objective, state, examples, scan=False)
     assert programs.step._cache_size() == 1
 
 
 def test_sweeping_beta_and_targets_reuses_the_program(config):
     setup, state, examples = start(config)
-    programs = train.compile_programs(setup, 44)
+    programs = training.compile_programs(setup, 44)
     for beta, target in ((1.0, 1.0), (0.1, 0.0)):
         config.loss.beta, config.method.mean_target = beta, target
         copy = jax.tree.map(jnp.copy, state)
-        train.train_epoch(programs, train.build_objective(config), copy, examples, scan=False)
+        training.train_epoch(programs, training.build_objective(config), copy, examples, scan=False)
     assert programs.step._cache_size() == 1
 
 
@@ -190,8 +190,8 @@ def stepping(images_file):
     config.method, config.loss.beta = method_fields("standard"), 0.7
     config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
     setup, state, (images, _) = start(config)
-    objective = train.build_objective(config)
-    step = jax.jit(lambda s: train.train_step(setup, objective, s, images[:8]))
+    objective = training.build_objective(config)
+    step = jax.jit(lambda s: training.train_step(setup, objective, s, images[:8]))
     return state, step
 
 
@@ -227,7 +227,7 @@ def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypat
     """The keys that a step hands to whatever flips, and to the model."""
     config.data.flip = True
     setup, state, (images, _) = start(config)
-    objective, keys = train.build_objective(config), []
+    objective, keys = training.build_objective(config), []
 
     class Noisy:
         def sample(self, key):
@@ -242,12 +242,12 @@ def test_flips_and_noise_have_a_key_of_their_own_in_every_step(config, monkeypat
         keys.append(key)
         return images
 
-    monkeypatch.setattr(train.batches, "prepare", flipped)
-    monkeypatch.setattr(train.Model, "encode", lambda *_, train: Noisy())
+    monkeypatch.setattr(training.batches, "prepare", flipped)
+    monkeypatch.setattr(training.Model, "encode", lambda *_, train: Noisy())
     for done in range(13):
         at = state._replace(step=jnp.int32(done))
         with pytest.raises(Enough):
-            train.train_step(setup, objective, at, images[:8])
+            training.train_step(setup, objective, at, images[:8])
     assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 2 * 13
 
 
@@ -255,7 +255,9 @@ def test_gradients_are_clipped_before_adam_sees_them(config):
     """Adam by hand, on gradients of norm 50 and 0.5 cut to 1; and a decay from step 6 on."""
     config.train.gradient_clip, config.train.adam_eps = 1.0, 0.1
     config.train.decay_epochs, config.train.decay_factor = (1,), 0.5
-    optimizer = train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44).optimizer
+    optimizer = training.build(
+        training.static(config), METHODS["spherical"], (6, 10, 1), 44
+    ).optimizer
     given = np.array([[30.0, -40.0], [0.3, 0.4]] * 4)
     weights = jnp.zeros(2)
     state, mean, square, expected = optimizer.init(weights), 0.0, 0.0, np.zeros(2)
@@ -272,13 +274,13 @@ def test_gradients_are_clipped_before_adam_sees_them(config):
 
 def test_steps_stay_within_32_bits(config):
     config.train.decay_epochs = (1, 10**9)  # the second is never reached
-    setup = train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
+    setup = training.build(training.static(config), METHODS["spherical"], (6, 10, 1), 44)
     np.testing.assert_allclose(jax.jit(setup.learning_rate)(7), 0.5e-3)
     config.train.epochs = 10**9
     with pytest.raises(UserError, match="an epoch has 6 steps, so make it at most 357913941"):
-        train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
+        training.build(training.static(config), METHODS["spherical"], (6, 10, 1), 44)
     config.train.epochs = 357913941
-    train.build(train.static(config), METHODS["spherical"], (6, 10, 1), 44)
+    training.build(training.static(config), METHODS["spherical"], (6, 10, 1), 44)
 
 
 @pytest.mark.slow
