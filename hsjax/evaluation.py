@@ -1,8 +1,5 @@
 """A trained model -> one dictionary of numbers, and the arrays that the figures are drawn from."""
 
-import hashlib
-import json
-import zlib
 from collections import ChainMap
 from collections.abc import Callable
 from functools import partial
@@ -12,16 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from hsjax import __version__, data, training
+from hsjax import data, training
 from hsjax.errors import UserError
-from hsjax.files import read_npz, remove, write_npz, writing
-from hsjax.inference import Inference, decode, embed, mean_squared_error
+from hsjax.inference import Inference, decode, embed, mean_squared_error, whole_batch
 from hsjax.metrics import features, generation, latents, neighbours
-from hsjax.samplers import SAMPLERS, Sampler, slerp
+from hsjax.samplers import slerp
+from hsjax.sampling import Sampling, keys
 
 PICTURED = 64  # images in each panel of a figure
 LARGEST = 10_000  # images in the one batch that the regulariser is taken of
@@ -86,6 +81,7 @@ class Evaluation(NamedTuple):
     arrays: dict[str, np.ndarray]  # as embeddings.npz holds them: of the latents, and the panels
     panels: dict[str, np.ndarray]  # uint8 images by title
     interpolations: np.ndarray  # uint8 [rows, columns, H, W, C]
+    train: Any  # posteriors of the training images
 
 
 def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features.FeatureNetwork]:
@@ -147,17 +143,16 @@ def evaluate(
       state: to be judged, on every device of this process.
       dataset: of the run.
       say: told what is being done.
-      kept: folder where samplers that are trained are kept, for the next evaluation of the state.
+      kept: folder where fits of samplers are kept, for whoever samples from the state next.
 
     Raises:
       UserError: a feature network that can't be had, outputs that are not finite, or a folder that
         can't be written.
     """
-    batch_size = config.train.batch_size
-    batch_size += -batch_size % jax.local_device_count()
+    batch_size = whole_batch(config.train.batch_size)
     encoded = partial(embed, inference, state, batch_size=batch_size)
     decoded = partial(decode, inference, state, batch_size=batch_size)
-    noise_key, sample_key = jax.random.split(training.random_key(config.seed))
+    noise_key, sample_key = keys(config.seed)
     images, labels = dataset.test_images, dataset.test_labels
     count = min(config.sample.count, len(images))
 
@@ -177,38 +172,19 @@ def evaluate(
     found, arrays = _of_latents(config, dataset, bank.mean, test.mean, say)
     numbers |= found
 
-    def prior(key, count):  # batch by batch, since a method may decode them
-        keys = jax.random.split(key, -(-count // batch_size))
-        steps = config.sample.steps
-        parts = [inference.prior(state, key, count=batch_size, steps=steps) for key in keys]
-        return np.concatenate(parts)[:count]
-
-    context = {"prior": prior, "encode": encoded, "decode": decoded, "say": say}
-    context |= {"posterior": bank if config.sample.fit_split == "train" else test}
-    context |= {"variables": state.variables, "fit_steps": config.sample.fit_steps}
-    samples, fits, reports = {}, {}, {}
-    for name in dict.fromkeys((config.sample.sampler, *config.evaluate.samplers)):
-        sampler = SAMPLERS[name]
-        # Samples of one sampler don't depend on which others there are.
-        of_fit, of_samples = (
-            jax.random.fold_in(sample_key, zlib.crc32(text.encode()))
-            for text in (sampler.learned or name, name)
-        )
-        if not sampler.learned:  # these say how it goes
-            say(f"{count} samples of {name}")
-        if sampler.fit not in fits:  # two samplers may share it
-            key = jax.random.fold_in(of_fit, 0)
-            fits[sampler.fit] = _fit(name, sampler, kept, int(state.step), key=key, **context)
-            if sampler.learned:
-                report = fits[sampler.fit]["report"]
-                reports[sampler.learned] = {key: float(value) for key, value in report.items()}
-        draw = sampler.sample
-        if sampler.learned:
-            say(f"{count} samples of {name}")
-            draw = jax.jit(draw, static_argnums=2)
-        samples[name] = decoded(np.asarray(draw(fits[sampler.fit], of_samples, count)))
-    if reports:
-        numbers["fits"] = reports
+    sampling = Sampling(
+        config,
+        inference,
+        state,
+        lambda: bank if config.sample.fit_split == "train" else test,
+        {"encode": encoded, "decode": decoded, "say": say},
+        batch_size=batch_size,
+        folder=kept,
+    )
+    names = dict.fromkeys((config.sample.sampler, *config.evaluate.samplers))
+    samples = {name: decoded(sampling.latents(name, sample_key, count)) for name in names}
+    if sampling.reports:
+        numbers["fits"] = sampling.reports
 
     reconstructions = decoded(test.mean[:count])
     numbers["notes"] = _notes(config, dataset, count, batch_size)
@@ -229,7 +205,8 @@ def evaluate(
     panels = {"test images": images, "reconstructions": reconstructions}
     panels |= {f"samples: {name}": s for name, s in samples.items()}
     panels = {title: some[:PICTURED] for title, some in panels.items()}
-    return Evaluation(numbers, arrays | panels, panels, _interpolations(test.mean, decoded))
+    between = _interpolations(test.mean, decoded)
+    return Evaluation(numbers, arrays | panels, panels, between, bank)
 
 
 def _of_latents(config, dataset, bank, test, say) -> _Found:
@@ -281,37 +258,6 @@ def _errors(setup, inference, state, images, test, key, batch_size) -> dict[str,
         "mse_per_value_x1000": 1000.0 * mse / int(np.prod(setup.shape)),
         "mse_sum_sampled_z": mse_sampled,
     }
-
-
-def _fit(name: str, sampler: Sampler, kept: Path | None, step: int, **context) -> Any:
-    """The parameters of a sampler; of one that is trained, those in the folder if there are any."""
-    try:
-        if not (sampler.learned and kept):
-            return sampler.fit(context["posterior"].mean, **context)
-        path = kept / f"{step}-{sampler.learned}-{_digest(**context)}.npz"
-        if path.exists():
-            try:
-                return unflatten_dict(read_npz(path), sep="/")
-            except UserError as error:
-                logging.warning("%s: fitting %s again", error, sampler.learned)
-        parameters = sampler.fit(context["posterior"].mean, **context)
-    except ValueError as reason:
-        raise UserError(f"{name} can't be fitted to these latents: {reason}") from reason
-    with writing(kept):
-        for other in kept.glob("*.npz"):
-            if not other.name.startswith(f"{step}-"):  # of a run that has gone on since
-                remove(other)
-        flat = flatten_dict(parameters, sep="/")
-        write_npz(path, {name: np.asarray(array) for name, array in flat.items()})
-    return parameters
-
-
-def _digest(*, posterior, variables, key, fit_steps, **_) -> str:
-    """A hash of all that a fit depends on."""
-    digest = hashlib.sha256(json.dumps([__version__, fit_steps]).encode())
-    for leaf in jax.tree.leaves((posterior, variables, jax.random.key_data(key))):
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()[:16]
 
 
 def _bank(config, dataset) -> np.ndarray | None:

@@ -75,6 +75,11 @@ def _compile(setup: training.Setup, latent_scale: float, by_batch: bool) -> tupl
     return *jitted, jax.jit(prior, static_argnames=("count", "steps"))
 
 
+def whole_batch(batch_size: int) -> int:
+    """The least batch, from this size on, that the devices of this process share evenly."""
+    return batch_size + -batch_size % jax.local_device_count()
+
+
 def embed(inference: Inference, state: training.TrainState, images, batch_size: int) -> Any:
     """The posteriors of any number of uint8 images, as NumPy arrays.
 

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -11,9 +12,11 @@ import pytest
 from conftest import tiny_config
 from scipy import stats
 
-from hsjax import evaluation, experiment, posteriors
+from configs import default
+from hsjax import experiment, posteriors
 from hsjax.methods.vqvae import Quantised
 from hsjax.samplers import SAMPLERS, Sampler, networks
+from hsjax.sampling import Sampling
 
 codes, flow, ncp, two_stage = (
     importlib.import_module(f"hsjax.samplers.{name}")
@@ -255,7 +258,7 @@ def test_codes_need_tokens():
 def counted(calls):
     """A sampler whose fit notes that it was called."""
 
-    def fit(means, *, key, fit_steps, **_):
+    def fit(means, *, fit_steps, **_):
         calls.append(fit_steps)
         report = {"held_out_nats": 1.5, "step": fit_steps}
         return {"layer": {"kernel": jnp.asarray(means)}, "report": report}
@@ -268,12 +271,26 @@ def test_a_fit_is_kept_until_something_it_depends_on_changes(tmp_path, caplog):
     given = {
         "posterior": posteriors.Point(np.ones((3, 2), np.float32)),
         "variables": {"codebook": np.ones(4)},
-        "key": KEY,
+        "seed": 0,
         "fit_steps": 5,
     }
 
     def fit(step=6, **changed):
-        return evaluation._fit("toy", counted(calls), tmp_path / "fits", step, **given | changed)
+        found = SimpleNamespace(**given | changed)
+        config = default.get_config()
+        config.sample.fit_steps, config.seed = found.fit_steps, found.seed
+        state = SimpleNamespace(step=step, variables=found.variables)
+        toys = {"toy": counted(calls)}
+        with mock.patch.dict(SAMPLERS, toys):
+            return Sampling(
+                config,
+                None,
+                state,
+                lambda: found.posterior,
+                {},
+                batch_size=2,
+                folder=tmp_path / "fits",
+            ).fit("toy")
 
     first, again = fit(), fit()
     assert len(calls) == 1
@@ -281,7 +298,7 @@ def test_a_fit_is_kept_until_something_it_depends_on_changes(tmp_path, caplog):
     jax.tree.map(np.testing.assert_array_equal, first, again)
     for changed in (
         {"fit_steps": 6},
-        {"key": jax.random.key(1)},
+        {"seed": 1},
         {"posterior": posteriors.Point(np.zeros((3, 2), np.float32))},
         {"variables": {"codebook": np.zeros(4)}},
     ):

@@ -60,7 +60,7 @@ def sample(parameters: AngleCopula, key: Array, count: int) -> Array:
     return to_cartesian(jnp.full(count, parameters.radius), drawn)
 
 
-angles = Sampler(fit, sample)
+angles = Sampler(fit, sample, parameters=AngleCopula)
 """What the coordinates suggest: each angle as in the embeddings, joined by a Gaussian copula.
 
 It has no log_prob: what lies beyond the outermost quantiles is drawn at them, so that the law has

@@ -1,7 +1,7 @@
 """What every sampler is, and what their fits share."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,9 @@ class Sampler(NamedTuple):
     the logarithm of a density per volume or, where samples lie on a sphere, per area of it. There
     only z's direction counts, and z = 0 has none. It is None where the law has no density.
 
+    Where parameters are a NamedTuple of arrays, `parameters` is its class: they can be kept then.
+    Samplers whose `fit` is the same share what is kept.
+
     A sampler that is trained names in `learned` what it fits. Its parameters are nested
     dictionaries of arrays, with numbers about the fit under "report"; they can be kept, and two
     samplers that learn the same share them. It also takes `fit_steps` and `say(text)`.
@@ -27,6 +30,7 @@ class Sampler(NamedTuple):
     sample: Callable
     log_prob: Callable | None = None
     learned: str = ""
+    parameters: Callable[..., Any] | None = None
 
 
 def float32(*arrays) -> tuple[Array, ...]:

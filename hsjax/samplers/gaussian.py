@@ -49,10 +49,10 @@ def entropy(covariance) -> float:
     return float(0.5 * len(covariance) * (1.0 + math.log(2 * math.pi)) + 0.5 * log_determinant)
 
 
-gaussian = Sampler(fit, sample, log_prob)
+gaussian = Sampler(fit, sample, log_prob, parameters=Mixture)
 """A Gaussian of the embeddings' mean and covariance."""
 
-projected_gaussian = Sampler(fit, sample_projected, log_prob_projected)
+projected_gaussian = Sampler(fit, sample_projected, log_prob_projected, parameters=Mixture)
 """A Gaussian of the embeddings' mean and covariance, projected to their mean radius.
 
 One reading of the paper's "von Mises-Fisher distribution with the same mean and covariance as the

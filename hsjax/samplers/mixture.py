@@ -124,13 +124,13 @@ def log_prob_projected(parameters: Mixture, z: ArrayLike) -> Array:
     return _log_mixture(parameters, project(z, 1.0), _log_normal_direction) - area
 
 
-gmm = Sampler(fit, sample, log_prob)
+gmm = Sampler(fit, sample, log_prob, parameters=Mixture)
 """Ten Gaussians with full covariances.
 
 Fitted by scikit-learn, with a fixed seed, to at most 10,000 of the embeddings.
 """
 
-projected_gmm = Sampler(fit, sample_projected, log_prob_projected)
+projected_gmm = Sampler(fit, sample_projected, log_prob_projected, parameters=Mixture)
 """The same ten Gaussians, projected to the embeddings' mean radius."""
 
 

@@ -223,7 +223,7 @@ def log_prob(parameters: VonMisesFisher, z: ArrayLike) -> Array:
     return log_peak - 0.5 * kappa * jnp.sum(gap * gap, axis=-1)
 
 
-vmf = Sampler(fit, sample, log_prob)
+vmf = Sampler(fit, sample, log_prob, parameters=VonMisesFisher)
 """The von Mises-Fisher law of maximum likelihood (section 4.4).
 
 It has the embeddings' mean direction and the trace of their covariance, not the covariance itself:
