@@ -97,6 +97,8 @@ def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.n
 def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> Array:
     """Turns uint8 images [..., height, width, channels] into float32 in [0, 1].
 
+    Of floats, which are in [0, 1] already, only the dtype changes.
+
     With flip, each image is mirrored left to right with probability 1/2, which needs a key.
     """
     images = jnp.asarray(images)
@@ -105,6 +107,8 @@ def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> A
             raise ValueError("prepare: pass a key with flip=True")
         mirrored = jax.random.bernoulli(key, jnp.float32(0.5), (*images.shape[:-3], 1, 1, 1))
         images = jnp.where(mirrored, images[..., ::-1, :], images)
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images.astype(jnp.float32)
     return images.astype(jnp.float32) * np.float32(1 / 255)  # jit rounds a division otherwise
 
 

@@ -4,7 +4,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -261,44 +261,62 @@ def check_workdir(config: ConfigDict, path: Path) -> None:
         )
 
 
-def of_evaluation(
-    config: ConfigDict, path: Path, given: Collection[str] | None = None
-) -> ConfigDict:
-    """A workdir's own config, with those fields of `config` that an evaluation may change.
+_MOVED = ("data.name", "data.dir", "data.device_share")  # where the data is found
+
+
+def of_evaluation(path: Path, fields: Mapping[str, Any]) -> ConfigDict:
+    """A workdir's own config, but for the fields that an evaluation may change.
 
     Args:
-      config: a whole one.
-      path: of the workdir; one without a config.json gets `config` as it is.
-      given: the fields or groups of `config` that somebody chose; all if None.
+      path: of the workdir.
+      fields: of `sample` and `evaluate`, and where the data is found, by dotted name.
 
     Raises:
-      UserError: another chosen field differs, or config.json can't be used.
+      UserError: another field, or config.json is missing or can't be used.
     """
-    validate(config)
-    mine = _flat(_as_json(config))
-    own = _recorded(path / "config.json", mine)
-    chosen = [f for f in mine if given is None or f in given or f.partition(".")[0] in given]
-    differing = [f for f in _differing(own, mine) if f in chosen and f != "data.name"]
-    if differing:
-        told = (f"{f}={_shown(own.get(f))}" for f in differing)
-        raise UserError(
-            f"{path} was trained with {', '.join(told)}, which --mode=evaluate can't change: "
-            f"leave out {', '.join(differing)}"
-        )
-    fields = own | {f: mine[f] for f in chosen if _is_free(f) or f == "data.name"}
+    own = _recorded(path / "config.json", {})
+    if not own:
+        raise UserError(f"{path} holds no trained run: config.json is missing")
+    if unknown := [f for f in sorted(fields) if f not in own]:
+        raise UserError(f"no such config field: {unknown[0]}")
+    chosen = json.loads(json.dumps(dict(fields)))
+    for field, value in chosen.items():
+        if not field.startswith(_FREE_GROUPS) and field not in _MOVED and value != own[field]:
+            raise UserError(
+                f"{path} was trained with {field}={_shown(own[field])}, which stays: an evaluation "
+                f"takes the fields of sample and evaluate alone, so leave out {field}"
+            )
+    _stored(own, path / "config.json")
+    found = _nested(own | chosen)
+    validate(found)
+    return found
+
+
+def from_json(record: dict, file: Path) -> ConfigDict:
+    """The config that a file holds as JSON, with the defaults of fields that it lacks.
+
+    Raises:
+      UserError: it is no config.
+    """
+    return _stored(_with_defaults(_flat(record)), file)
+
+
+def _stored(fields: dict, file: Path) -> ConfigDict:
+    found = _nested(fields)
+    try:
+        validate(found)
+    except UserError as error:
+        raise UserError(f"{file}: {error} (or use the version of hsjax that wrote it)") from error
+    return found
+
+
+def _nested(fields: Mapping[str, Any]) -> ConfigDict:
     tree: dict[str, Any] = {}
     for field, value in fields.items():
         *groups, name = field.split(".")
         holder = functools.reduce(lambda part, group: part.setdefault(group, {}), groups, tree)
         holder[name] = tuple(value) if isinstance(value, list) else value
-    found = ConfigDict(tree)
-    try:
-        validate(found)
-    except UserError as error:
-        raise UserError(
-            f"{path / 'config.json'}: {error} (or use the version of hsjax that wrote it)"
-        ) from error
-    return found
+    return ConfigDict(tree)
 
 
 def _as_json(config: ConfigDict) -> dict:
@@ -322,15 +340,19 @@ def read_record(file: Path) -> dict | None:
     except (OSError, RecursionError, TypeError, ValueError) as error:
         if file.is_symlink():
             return None
-        raise UserError(f"{file} is damaged: remove it or choose another --workdir") from error
+        raise UserError(
+            f"{file} is damaged: bring a good copy back, or choose another --workdir"
+        ) from error
 
 
 def _recorded(file: Path, mine: dict) -> dict:
     """The fields of a workdir's config.json, with the defaults of those it lacks; or `mine`."""
     record = read_record(file)
-    if record is None:
-        return mine
-    own = _flat(record)
+    return mine if record is None else _with_defaults(_flat(record))
+
+
+def _with_defaults(own: dict) -> dict:
+    """The flat fields of a config, with those that it lacks, since an older version wrote it."""
     if "loss.kind" in own:  # of a version whose three methods were kinds of loss
         own["method.name"] = own.pop("loss.kind")
         for field in [f for f in own if f.startswith("loss.") and f not in _FIELDS]:

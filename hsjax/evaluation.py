@@ -81,7 +81,7 @@ class Evaluation(NamedTuple):
     arrays: dict[str, np.ndarray]  # as embeddings.npz holds them: of the latents, and the panels
     panels: dict[str, np.ndarray]  # uint8 images by title
     interpolations: np.ndarray  # uint8 [rows, columns, H, W, C]
-    train: Any  # posteriors of the training images
+    posteriors: dict[str, Any]  # of the images of the splits "train" and "test"
 
 
 def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features.FeatureNetwork]:
@@ -206,7 +206,8 @@ def evaluate(
     panels |= {f"samples: {name}": s for name, s in samples.items()}
     panels = {title: some[:PICTURED] for title, some in panels.items()}
     between = _interpolations(test.mean, decoded)
-    return Evaluation(numbers, arrays | panels, panels, between, bank)
+    posteriors = {"train": bank, "test": test}
+    return Evaluation(numbers, arrays | panels, panels, between, posteriors)
 
 
 def _of_latents(config, dataset, bank, test, say) -> _Found:

@@ -1,16 +1,15 @@
 """A run from its config to its results: data, checkpoints, logs, signals, evaluation."""
 
 import functools
-import json
 import os
 import signal
 import threading
 import time
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,18 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from hsjax import batches, data, debug, devices, evaluation, figures, report, training
+from hsjax import (
+    batches,
+    cards,
+    data,
+    debug,
+    devices,
+    evaluation,
+    figures,
+    report,
+    runs,
+    training,
+)
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import check_workdir, of_evaluation, read_record, validate
 from hsjax.errors import Diverged, Interrupted, UserError
@@ -35,13 +45,18 @@ from hsjax.files import (
 from hsjax.inference import Inference, build_inference, example_images
 from hsjax.logs import Records, read_metrics
 from hsjax.methods import METHODS
+from hsjax.models import Networks
 from hsjax.terminal import Phases, Progress, fold, tell
 
 SHOWN = ("loss", "mse", "regulariser", "beta")  # terms in the progress line
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | os.PathLike, *, dataset: data.Dataset | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    dataset: data.Dataset | None = None,
+    networks: Networks | None = None,
 ) -> dict:
     """Train (or continue) the run of a workdir and judge what comes out.
 
@@ -51,10 +66,11 @@ def train_and_evaluate(
 
     Args:
       config: see configs/default.py.
-      workdir: gets config.json, data.json, parameters.txt, metrics.jsonl, metrics.json,
-        embeddings.npz, checkpoints/, figures/, tensorboard/ and, of trained samplers, fits/.
+      workdir: gets config.json, data.json, parameters.txt, metrics.jsonl, metrics.json, card.md,
+        embeddings.npz, posteriors.npz, checkpoints/, fits/, figures/ and tensorboard/.
       dataset: what data.name would load, to load it once for several runs; its images may be on
         the device already.
+      networks: builds an encoder and a decoder of one's own; see `hsjax.models.Networks`.
 
     Returns:
       The final numbers, as in metrics.json; an empty dictionary in processes after the first.
@@ -66,12 +82,12 @@ def train_and_evaluate(
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
     with _workdir(config, workdir) as path:
-        return _train_and_evaluate(config, path, dataset)
+        return _train_and_evaluate(config, path, dataset, networks)
 
 
-def _train_and_evaluate(config, path, dataset) -> dict:
+def _train_and_evaluate(config, path, dataset, networks) -> dict:
     with devices.all_or_none():
-        run = _open(config, path, dataset)
+        run = _open(config, path, dataset, networks)
         count = len(run.dataset.train_images)
         batches.check_divisible(count, config.train.batch_size, jax.device_count())
     _check_alike(run)
@@ -83,7 +99,7 @@ def _train_and_evaluate(config, path, dataset) -> dict:
                 checkpoints.probe()
                 with writing(run.path):
                     write_json(run.path / "config.json", config.to_dict())
-                    write_text(run.path / "data.json", json.dumps(run.checksums, indent=2) + "\n")
+                    write_json(run.path / "data.json", run.checksums | {"training_images": count})
                     overview = parameter_overview.get_parameter_overview(
                         initial.params, include_stats=False
                     )
@@ -108,34 +124,36 @@ def _train_and_evaluate(config, path, dataset) -> dict:
 
 
 def evaluate(
-    config: ConfigDict,
     workdir: str | os.PathLike,
+    fields: Mapping[str, Any] | None = None,
     *,
     dataset: data.Dataset | None = None,
-    given: Collection[str] | None = None,
+    networks: Networks | None = None,
 ) -> dict:
-    """Judge the newest checkpoint of a workdir again: metrics.json, embeddings.npz and figures/.
+    """Judge the newest checkpoint of a workdir again, with the config that the workdir keeps.
 
     What an earlier evaluation wrote stays if this one fails before it has all numbers.
 
     Args:
-      config: its fields of `sample` and `evaluate`, data.name, data.dir and data.device_share
-        count. All others are those the workdir was trained with.
-      workdir: of a trained run.
+      workdir: of a trained run. Its metrics.json, card.md, embeddings and figures are replaced.
+      fields: other values for some fields of `sample` and `evaluate`, by dotted name, such as
+        {"evaluate.split": "validation"}; and data.name, data.dir or data.device_share, if the data
+        has moved.
       dataset: what data.name would load.
-      given: the fields or groups of `config` that somebody chose, such as "evaluate.metrics" or
-        "sample"; all if None.
+      networks: what the run was trained with.
+
+    Returns:
+      The numbers, as in metrics.json.
 
     Raises:
-      UserError: as `train_and_evaluate`, if another field is given that differs from the workdir's,
-        and if the workdir has no checkpoint.
+      UserError: as `train_and_evaluate`, for another field, and if the workdir has no checkpoint.
     """
     path = workdir_path(workdir)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoint: train it first with --mode=train")
-    config = of_evaluation(config, path, given)
+    config = of_evaluation(path, fields or {})
     with _workdir(config, path) as path:
-        run = _open(config, path, dataset)
+        run = _open(config, path, dataset, networks)
         with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
             state = checkpoints.restore(_initial(run), move=False)
         if state is None:
@@ -171,7 +189,7 @@ class _Run(NamedTuple):
     streamed: bool = False  # whether the training images stay on the host
 
 
-def _open(config, path, dataset) -> _Run:
+def _open(config, path, dataset, networks=None) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
     dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
     evaluation.check(config, dataset)
@@ -180,7 +198,7 @@ def _open(config, path, dataset) -> _Run:
     dataset = data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
-    setup, programs = _built(training.static(config), method, shape, count)
+    setup, programs = _built(training.static(config), method, shape, count, networks)
     objective = training.build_objective(config)
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
@@ -213,6 +231,7 @@ def _check_data(path, checksums) -> None:
     there = read_record(path / "data.json") if devices.is_first() else None
     if there is None:  # a new run, or one of an earlier version
         return
+    there.pop("training_images", None)
     if differing := [n for n in sorted(there | checksums) if there.get(n) != checksums.get(n)]:
         raise UserError(
             f"{path} is of a run on other data ({', '.join(differing)} differ): "
@@ -237,9 +256,9 @@ def _check_alike(run) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _built(static, method, shape, count):
+def _built(static, method, shape, count, networks):
     """Setup and programs, which a sweep over other fields shares."""
-    setup = training.build(static, method, shape, count)
+    setup = training.build(static, method, shape, count, networks)
     return setup, training.compile_programs(setup, count)
 
 
@@ -425,7 +444,11 @@ def _evaluate(run, state, records=None) -> dict:
             )
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)
+                posteriors = runs.to_arrays(found.posteriors, int(state.step), run.config)
+                write_npz(new / "posteriors.npz", posteriors)
                 write_json(new / "metrics.json", found.numbers)
+                card = cards.card(run.config, run.setup, state, found.numbers, run.checksums)
+                write_text(new / "card.md", cards.markdown(card, run.path.name))
         if records:
             records.results(found.numbers, int(state.step))
             records.sync()

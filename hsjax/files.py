@@ -259,6 +259,49 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise
 
 
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` once it is whole.
+
+    Raises:
+      UserError: something is there already, or can't be written.
+    """
+    with _new(path, os.path.lexists(path)), _replacing(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at `path` once it is whole; it may have been there if it was empty.
+
+    Raises:
+      UserError: something is there already, or can't be written.
+    """
+    empty = path.is_dir() and not any(path.iterdir())
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with _new(path, os.path.lexists(path) and not empty):
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            remove(temporary)
+
+
+@contextlib.contextmanager
+def _new(path: Path, exists: bool) -> Iterator[None]:
+    if exists:
+        raise UserError(f"{path} is there already: nothing is overwritten, so choose another --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror or reason(error)}): make room or choose "
+            "another --out"
+        ) from error
+
+
 _UNFINISHED, _FINISHED, _REPLACED = ".unfinished", ".finished", ".replaced"
 
 

@@ -1,7 +1,7 @@
 """A trained model on any number of images or latents, in jitted batches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from hsjax.errors import UserError
 class Inference(NamedTuple):
     """The functions of a trained model, jitted."""
 
-    encode: Callable  # (state, uint8 [B, H, W, C]) -> posterior of [B, n]
+    encode: Callable  # (state, [B, H, W, C], uint8 or in [0, 1]) -> posterior of [B, n]
     decode: Callable  # (state, [B, n]) -> [B, H, W, C] in [0, 1]
     errors: Callable  # (state, uint8 [B, H, W, C], z [B, n]) -> squared error [B], summed
     terms: Callable  # (state, posterior, key, images, labels) -> scalars by name
@@ -95,18 +95,33 @@ def embed(inference: Inference, state: training.TrainState, images, batch_size: 
     return found
 
 
-def decode(inference: Inference, state: training.TrainState, z, batch_size: int) -> np.ndarray:
-    """Images of latents [count, n] as they'd be saved: clipped, rounded, uint8 [count, H, W, C].
+def decoded(
+    inference: Inference, state: training.TrainState, z, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Batches of images of latents [count, n]: float32 [batch, H, W, C] in [0, 1].
 
     Raises:
       UserError: an output that is not a finite number.
     """
-    parts = []
     for indices, mask in batches.eval_batches(len(z), batch_size):
         images = np.asarray(inference.decode(state, z[indices]))[mask]
         _check_finite("decoder", images)
-        parts.append(np.rint(255.0 * np.clip(images, 0.0, 1.0)).astype(np.uint8))
-    return np.concatenate(parts)
+        yield np.clip(images, 0.0, 1.0)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Images in [0, 1] as they'd be saved: rounded to whole values."""
+    return np.rint(255.0 * images).astype(np.uint8)
+
+
+def decode(inference: Inference, state: training.TrainState, z, batch_size: int) -> np.ndarray:
+    """Images of latents [count, n] as they'd be saved, uint8 [count, H, W, C].
+
+    Raises:
+      UserError: an output that is not a finite number.
+    """
+    parts = decoded(inference, state, z, batch_size)
+    return np.concatenate([to_uint8(images) for images in parts])
 
 
 def _check_finite(part: str, *outputs: np.ndarray) -> None:

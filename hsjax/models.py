@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -170,6 +171,16 @@ class Decoder(nnx.Module):
         return nnx.sigmoid(x.astype(jnp.float32))
 
 
+Networks = Callable[..., tuple[nnx.Module, nnx.Module]]
+"""``(shape, latent_dim, outputs, *, rngs)`` -> an encoder and a decoder of one's own.
+
+The shape is (height, width, channels) of an image. The encoder takes ``(images, train=...)``,
+float32 [batch, height, width, channels] in [0, 1], and gives [batch, outputs]; the decoder takes
+``(z, train=...)``, [batch, latent_dim], and gives images. What gradients change is `nnx.Param`, and
+running statistics are `nnx.BatchStat`; other variables are not kept.
+"""
+
+
 class VAE(nnx.Module):
     """The ResNets of a VAE, or another autoencoder, for images whose sides 2^stages divides.
 
@@ -186,6 +197,8 @@ class VAE(nnx.Module):
       project: rescale every z to ‖z‖ = √n before decoding (below equation 8).
       initialisation: "lecun_normal", with biases of 0, or "pytorch", the default of the authors'
         framework, which has a third of that variance and biases like the weights.
+      networks: builds another encoder and decoder in the place of the ResNets; see `Networks`.
+        Stages, dtype and initialisation are its own affair then.
       rngs: for the initial parameters.
 
     Raises:
@@ -203,16 +216,21 @@ class VAE(nnx.Module):
         outputs: int | None = None,
         project: bool = False,
         initialisation: str = "lecun_normal",
+        networks: Networks | None = None,
         rngs: nnx.Rngs,
     ):
-        if any(side % 2 ** len(stages) for side in shape[:2]):
-            raise ValueError(f"shape {tuple(shape)}: sides must be multiples of {2 ** len(stages)}")
         if latent_dim < 2:
             raise ValueError(f"latent_dim must be at least 2, got {latent_dim}")
         self.latent_dim = latent_dim
         self.project = project
+        outputs = outputs or 2 * latent_dim
+        if networks:
+            self.encoder, self.decoder = networks(shape, latent_dim, outputs, rngs=rngs)
+            return
+        if any(side % 2 ** len(stages) for side in shape[:2]):
+            raise ValueError(f"shape {tuple(shape)}: sides must be multiples of {2 ** len(stages)}")
         how = _How(dtype, initialisation, rngs)
-        self.encoder = Encoder(shape, outputs or 2 * latent_dim, stages, how)
+        self.encoder = Encoder(shape, outputs, stages, how)
         self.decoder = Decoder(shape, latent_dim, stages, how)
 
     @_standard_promotion

@@ -125,9 +125,7 @@ class Sampling:
             return self._prior
         if what in ("prior", "uniform_sphere"):  # which look at n alone
             return sampler.fit(np.zeros((2, n), np.float32))
-        of_fit = jax.random.fold_in(
-            keys(self._config.seed)[1], zlib.crc32((sampler.learned or name).encode())
-        )
+        of_fit = jax.random.fold_in(keys(self._config.seed)[1], zlib.crc32(what.encode()))
         posterior, key = self._posterior(), jax.random.fold_in(of_fit, 0)
         path = None
         if self._folder and (sampler.learned or sampler.parameters):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from hsjax import batches, devices, losses
 from hsjax.errors import UserError
 from hsjax.methods import METHODS, Method
-from hsjax.models import VAE
+from hsjax.models import VAE, Networks
 
 _KEYS = "threefry2x32"  # whatever JAX's default is, the same seed gives the same numbers
 
@@ -61,9 +61,11 @@ class Setup(NamedTuple):
     shape: tuple[int, int, int]  # of an image as it is in the data: height, width, channels
     steps: int  # per epoch
     graph: nnx.GraphDef
+    multiple: int  # images are padded to sides that it divides
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[ArrayLike], ArrayLike]  # of the step
     initial: Callable[..., TrainState]  # of the seed, the run's numbers and some training images
+    like: Callable[[Objective], TrainState]  # shapes and dtypes of a state, without any numbers
 
     def model(self, objective: Objective, state: TrainState) -> "Model":
         """The autoencoder of a state, and its method with the numbers of the run."""
@@ -84,7 +86,7 @@ class Model:
 
     def encode(self, images: Array, *, train: bool = False) -> Any:
         """[batch, height, width, channels] -> posterior, whose mean is [batch, n]."""
-        images = batches.pad(images, 2 ** len(self._setup.config.model.stages))
+        images = batches.pad(images, self._setup.multiple)
         networks = self.networks if train else self._at_rest
         return self.posterior(networks.encode(images, train=train))
 
@@ -140,7 +142,11 @@ def random_key(seed: int) -> Array:
 
 
 def create(
-    config: ConfigDict, shape: tuple[int, int, int], count: int, images: ArrayLike | None = None
+    config: ConfigDict,
+    shape: tuple[int, int, int],
+    count: int,
+    images: ArrayLike | None = None,
+    networks: Networks | None = None,
 ) -> tuple[Setup, TrainState]:
     """The setup of a config and its initial state.
 
@@ -149,20 +155,27 @@ def create(
       shape: (height, width, channels) of the images.
       count: number of training images.
       images: some of them, uint8, for methods that begin with images; a black one if None.
+      networks: builds the encoder and the decoder; the ResNets of `hsjax.models` if None.
 
     Raises:
-      UserError: a batch larger than the data, or more steps than are counted.
+      UserError: a batch larger than the data, more steps than are counted, or networks whose
+        outputs have other shapes than `hsjax.models.Networks` says.
     """
-    setup = build(static(config), METHODS[config.method.name], shape, count)
+    setup = build(static(config), METHODS[config.method.name], shape, count, networks)
     return setup, setup.initial(config.seed, build_objective(config), images)
 
 
 def build(
-    config: FrozenConfigDict, method: Method, shape: tuple[int, int, int], count: int
+    config: FrozenConfigDict,
+    method: Method,
+    shape: tuple[int, int, int],
+    count: int,
+    networks: Networks | None = None,
 ) -> Setup:
     """The setup of the `static` fields of a config; the rest is as in `create`."""
     steps = batches.steps_per_epoch(count, config.train.batch_size)
-    padded = batches.pad(jnp.zeros((1, *shape), jnp.uint8), 2 ** len(config.model.stages)).shape[1:]
+    multiple = 1 if networks else 2 ** len(config.model.stages)
+    padded = batches.pad(jnp.zeros((1, *shape), jnp.uint8), multiple).shape[1:]
     n = config.model.latent_dim
 
     train = config.train
@@ -179,7 +192,7 @@ def build(
         optax.adam(learning_rate, eps=train.adam_eps),
     )
 
-    def networks(key):
+    def split(key):
         vae = VAE(
             padded,
             n,
@@ -188,6 +201,7 @@ def build(
             outputs=method.head(n),
             project=config.model.project or method.project,
             initialisation=config.model.initialisation,
+            networks=networks,
             rngs=nnx.Rngs(key),
         )
         return nnx.split(vae, nnx.Param, nnx.BatchStat)
@@ -205,12 +219,9 @@ def build(
 
         return list(jax.eval_shape(terms))
 
-    # One program instead of a hundred, run once: compiling it in full would take longer than
-    # compiling a training step. The numbers are the same to the bit.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def initial(key, objective, images):
         params_key, run_key = jax.random.split(key)
-        _, params, batch_stats = networks(params_key)
+        _, params, batch_stats = split(params_key)
         params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
         images = images.astype(jnp.float32) / 255.0
         for tree, of_method in ((params, method.variables), (batch_stats, method.statistics)):
@@ -228,21 +239,51 @@ def build(
             history={name: jnp.zeros(steps, jnp.float32) for name in terms},
         )
 
+    # One program instead of a hundred, run once: compiling it in full would take longer than
+    # compiling a training step. The numbers are the same to the bit.
+    quickly = jax.jit(initial, compiler_options={"xla_backend_optimization_level": 1})
+    black = np.zeros((1, *shape), np.uint8)
+
     def begin(seed, objective, images=None):
-        images = np.zeros((1, *shape), np.uint8) if images is None else images
-        return initial(random_key(seed), objective, images)
+        return quickly(random_key(seed), objective, black if images is None else images)
+
+    def like(objective):
+        return jax.eval_shape(initial, random_key(0), objective, black)
 
     setup = Setup(
         config=config,
         method=method,
         shape=tuple(shape),  # type: ignore[arg-type]
         steps=steps,
-        graph=jax.eval_shape(networks, random_key(0))[0],
+        graph=jax.eval_shape(split, random_key(0))[0],
+        multiple=multiple,
         optimizer=optimizer,
         learning_rate=learning_rate,
         initial=begin,
+        like=like,
     )
+    if networks:
+        _check_networks(setup, split)
     return setup
+
+
+def _check_networks(setup: Setup, split: Callable) -> None:
+    """Raise a UserError unless encoder and decoder give what they should."""
+    config, batch = setup.config, 2
+    n, head = config.model.latent_dim, setup.method.head(config.model.latent_dim)
+
+    def outputs():
+        vae = nnx.merge(*split(random_key(0)))
+        codes = vae.encode(jnp.zeros((batch, *setup.shape), jnp.float32), train=True)
+        return codes, vae.decode(jnp.zeros((batch, n), jnp.float32), train=True)
+
+    found = [x.shape for x in jax.eval_shape(outputs)]
+    wanted = [(batch, head), (batch, *setup.shape)]
+    for part, given, right in zip(("encoder", "decoder"), found, wanted, strict=True):
+        if given != right:
+            raise UserError(
+                f"networks: for {batch} images the {part} gives {given}: make it {right}"
+            )
 
 
 def build_objective(config: ConfigDict) -> Objective:

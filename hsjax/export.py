@@ -1,0 +1,184 @@
+"""A trained model as a folder that others can open: weights, fits of samplers, a card.
+
+The folder holds card.json, README.md (the card for people), the weights (model.safetensors or
+model.npz) and the parameters of fitted samplers (samplers, likewise). Nothing in it is executed.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+
+from hsjax import cards
+from hsjax.config import from_json, read_record
+from hsjax.errors import UserError
+from hsjax.files import new_folder, reason, write_json, write_text
+from hsjax.samplers import SAMPLERS
+from hsjax.sampling import fit_name, from_arrays, to_arrays
+
+if TYPE_CHECKING:
+    from hsjax.runs import Run
+
+CARD = "card.json"
+_Arrays = dict[str, np.ndarray]
+
+
+def _to_safetensors(arrays: _Arrays) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def _from_safetensors(data: bytes) -> _Arrays:
+    from safetensors.numpy import load
+
+    return load(data)
+
+
+def _to_npz(arrays: _Arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _from_npz(data: bytes) -> _Arrays:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return dict(file)
+
+
+class _Format(NamedTuple):
+    """How arrays become a file."""
+
+    ending: str
+    write: Callable[[_Arrays], bytes]
+    read: Callable[[bytes], _Arrays]
+
+
+_SAFETENSORS = _Format("safetensors", _to_safetensors, _from_safetensors)
+FORMATS = {
+    "safetensors": _SAFETENSORS,
+    "npz": _Format("npz", _to_npz, _from_npz),
+    "torch-state-dict-names": _SAFETENSORS,
+}
+"""Of "torch-state-dict-names" the weights have the names and layouts of `hsjax.published`."""
+
+
+def write(
+    run: "Run",
+    out: Path,
+    *,
+    format: str = "safetensors",
+    samplers: Iterable[str] | None = None,
+    note: str = "",
+) -> None:
+    """Write a model to a new folder, which `hsjax.load` reads back.
+
+    Args:
+      run: of `hsjax.load`.
+      out: the folder; it must not be there yet, or be empty.
+      format: a name in `FORMATS`.
+      samplers: whose fitted parameters travel; those of the config if None.
+      note: what else its card says, such as where the model was trained.
+
+    Raises:
+      UserError: an unknown format or sampler, one that can't be fitted, or a folder that can't be
+        written.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}")
+    if samplers is None:
+        samplers = (run.config.sample.sampler, *run.config.evaluate.samplers)
+    fits = {}
+    for name in samplers:
+        if name not in SAMPLERS:
+            raise UserError(f"--samplers: {name!r} is none: choose from {', '.join(SAMPLERS)}")
+        if SAMPLERS[name].learned or SAMPLERS[name].parameters:
+            fits[fit_name(name)] = to_arrays(run.sampling.fit(name))
+    state = jax.device_get(run.state)
+    ending, encoded, _ = FORMATS[format]
+    weights = _flat({"params": state.params, "batch_stats": state.batch_stats})
+    files = {f"model.{ending}": encoded(weights), f"samplers.{ending}": encoded(_flat(fits))}
+    card = cards.card(run.config, run.setup, state, run.metrics, run.data, note)
+    card["format"] = format
+    card["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    with new_folder(out) as folder:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        write_json(folder / CARD, card)
+        write_text(folder / "README.md", cards.markdown(card, out.name))
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Leaves by path: params/encoder/blocks/0/conv1/kernel."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+class Exported(NamedTuple):
+    """What a folder holds."""
+
+    card: dict[str, Any]
+    config: ConfigDict
+    weights: _Arrays
+    fits: dict[str, Any]  # parameters of samplers, by sampling.fit_name
+
+
+def read(path: Path) -> Exported:
+    """What `write` wrote to a folder.
+
+    Raises:
+      UserError: a file is missing, damaged, or not the one that the card is of.
+    """
+    card = read_record(path / CARD) or {}
+    try:
+        whole = [card["step"], card["steps_per_epoch"], *card["shape"]]
+        if [type(x) for x in whole] != [int] * 5 or min(whole) < 0 or not card["steps_per_epoch"]:
+            raise ValueError
+        record, sums = {**card["config"]}, {**card["files"]}
+        ending, _, decoded = FORMATS[card["format"]]
+        card |= {name: {**card[name]} for name in ("numbers", "data")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / CARD} is damaged: get a good copy of the folder") from error
+    arrays = []
+    for name in (f"model.{ending}", f"samplers.{ending}"):
+        try:
+            data = (path / name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != sums.get(name):
+                raise ValueError("it is not the file that the card is of")
+            arrays.append(decoded(data))
+        except Exception as error:  # damaged bytes may provoke any
+            raise UserError(
+                f"{path / name} can't be read ({reason(error)}): get a good copy of the folder"
+            ) from error
+    weights, flat = arrays
+    fits = {
+        name: from_arrays(SAMPLERS[name], tree)
+        for name, tree in unflatten_dict(flat, sep="/").items()
+        if name in SAMPLERS
+    }
+    return Exported(card, from_json(record, path / CARD), weights, fits)
+
+
+def fill(like: Any, exported: Exported, path: Path) -> Any:
+    """A tree of the shapes and dtypes in `like`, {"params": ..., "batch_stats": ...}, of weights.
+
+    Raises:
+      UserError: they lack an array, or one has another shape.
+    """
+    weights = exported.weights
+    wanted = _flat(like)
+    for name, x in wanted.items():
+        found = weights.get(name)
+        if found is None or (found.shape, found.dtype) != (x.shape, x.dtype):
+            there = "missing" if found is None else f"{found.dtype} {found.shape}"
+            raise UserError(
+                f"{path}: {name} is {there}, not {x.dtype} {x.shape}: load it with the networks "
+                "and the version of hsjax that it was trained with"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [weights[name] for name in wanted])

@@ -1,0 +1,350 @@
+"""A trained model in your hands: encode, decode, sample, interpolate, without its training data."""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from hsjax import devices, export, inference, training
+from hsjax.checkpoints import Checkpoints
+from hsjax.config import of_evaluation, read_record
+from hsjax.errors import UserError
+from hsjax.files import read_npz, workdir_path
+from hsjax.methods import METHODS
+from hsjax.models import VAE, Networks
+from hsjax.samplers import SAMPLERS, slerp
+from hsjax.sampling import Sampling, fit_name, keys
+
+CHUNK = 10_000  # samples that are drawn at a time
+
+
+class _Parts(NamedTuple):
+    """What a model is made of, wherever it was read."""
+
+    config: ConfigDict
+    setup: training.Setup
+    state: training.TrainState
+    metrics: dict[str, Any]
+    data: dict[str, Any]  # as data.json
+    fits: Mapping[str, Any]  # parameters of samplers, by sampling.fit_name
+    folder: Path | None  # of kept fits
+    posteriors: Path | None  # file of those of both splits
+
+
+class Run:
+    """A trained model. `hsjax.load` makes it.
+
+    Images are float32 [count, height, width, channels] in [0, 1]; those given may be uint8 instead.
+    Any number of them is encoded or decoded, in batches of the run's size. On the machine that
+    judged the run, and as many devices, all numbers are those of that evaluation, to the bit.
+    """
+
+    def __init__(self, path: Path, parts: _Parts):
+        self.path = path
+        """Where it was loaded from."""
+        self.config: ConfigDict = parts.config
+        """Every field, as in configs/default.py."""
+        self.metrics: dict[str, Any] = parts.metrics
+        """The numbers of its last evaluation, as in metrics.json; empty if there was none."""
+        self.data: dict[str, Any] = parts.data
+        """Shapes and checksums of the images it was trained and judged on, as in data.json."""
+        self.shape: tuple[int, int, int] = parts.setup.shape
+        """Height, width and channels of an image."""
+        self.setup, self.state = parts.setup, devices.replicate(parts.state, jax.local_devices())
+        self._objective = training.build_objective(self.config)
+        wanted = self.config.evaluate
+        self._inference = inference.build_inference(
+            self.setup, self._objective, wanted.latent_scale, wanted.batch_norm
+        )
+        self._batch_size = inference.whole_batch(self.config.train.batch_size)
+        self._posteriors, self._fits = parts.posteriors, parts.fits
+        self.sampling = Sampling(
+            self.config,
+            self._inference,
+            self.state,
+            lambda: self.posterior(self.config.sample.fit_split),
+            {"encode": self.encode, "decode": self._as_saved},
+            batch_size=self._batch_size,
+            folder=parts.folder,
+            fits=parts.fits,
+        )
+
+    def __repr__(self) -> str:
+        n, method = self.config.model.latent_dim, self.config.method.name
+        return (
+            f"Run({str(self.path)!r}: {method}, n = {n}, images {self.shape}, epoch {self.epoch})"
+        )
+
+    @property
+    def latent_dim(self) -> int:
+        """n, the number of latent coordinates."""
+        return self.config.model.latent_dim
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that the model was trained for."""
+        return int(self.state.step) // self.setup.steps
+
+    @functools.cached_property
+    def model(self) -> VAE:
+        """The Flax NNX module with its arrays: `encoder` and `decoder`, or `encode` and `decode`.
+
+        Its `encode` gives [batch, outputs], before these become a posterior.
+        """
+        return self.setup.model(self._objective, self.state).networks
+
+    def encode(self, images) -> Any:
+        """The posteriors of images, whose `mean` is [count, n]; NumPy arrays.
+
+        Args:
+          images: [count, height, width, channels], uint8 or floats in [0, 1]; the axis of a single
+            channel may be missing.
+
+        Raises:
+          UserError: images of another shape, dtype or range.
+        """
+        images = self._images(images)
+        return inference.embed(self._inference, self.state, images, self._batch_size)
+
+    def decode(self, z) -> np.ndarray:
+        """Images of latents z [count, n].
+
+        A model with `model.project` rescales them to ‖z‖ = √n first.
+
+        Raises:
+          UserError: latents of another shape, or not finite.
+        """
+        return np.concatenate(list(self._decoded(self._latents(z))))
+
+    def reconstruct(self, images) -> np.ndarray:
+        """What the decoder makes of the images' posterior means; see `encode`."""
+        return self.decode(self.encode(images).mean)
+
+    def sample(self, count: int, sampler: str | None = None, seed: int = 0) -> np.ndarray:
+        """New images, [count, height, width, channels].
+
+        Args:
+          count: at least 1.
+          sampler: a name in `hsjax.samplers.SAMPLERS`; the config's sample.sampler if None. It is
+            fitted to the embeddings of the run, unless that has been done before.
+          seed: of the random numbers. With the config's seed and the count of an evaluation, these
+            are the samples that were judged.
+
+        Raises:
+          UserError: another count or name, or a sampler that can't be fitted.
+        """
+        return np.concatenate(list(self.sample_batches(count, sampler, seed)))
+
+    def sample_batches(
+        self, count: int, sampler: str | None = None, seed: int = 0
+    ) -> Iterator[np.ndarray]:
+        """The images of `sample`, batch by batch: for more of them than fit in memory."""
+        for start in range(0, _whole("count", count), CHUNK):
+            z = self.sample_latents(min(CHUNK, count - start), sampler, seed, start // CHUNK)
+            yield from self._decoded(z)
+
+    def sample_latents(
+        self, count: int, sampler: str | None = None, seed: int = 0, part: int = 0
+    ) -> np.ndarray:
+        """The latents of `sample`, float32 [count, n]; `part` asks for others of the same seed."""
+        name = sampler or self.config.sample.sampler
+        if name not in SAMPLERS:
+            raise UserError(f"{name!r} is no sampler: choose one of {', '.join(SAMPLERS)}")
+        key = keys(_whole("seed", seed, 0))[1]
+        key = jax.random.fold_in(key, part) if part else key
+        return self.sampling.latents(name, key, _whole("count", count))
+
+    def interpolate(self, a, b, steps: int = 10) -> np.ndarray:
+        """Images on the way from a to b: [count, steps, height, width, channels].
+
+        The way is `hsjax.samplers.slerp`'s, along the sphere, both ends included.
+
+        Args:
+          a, b: latents [count, n] or [n], or images as `encode` takes them, whose posterior means
+            are taken.
+          steps: at least 2.
+
+        Raises:
+          UserError: other shapes, a and b of different counts, or fewer steps.
+        """
+        first, second = self._ends(a), self._ends(b)
+        if len(first) != len(second):
+            raise UserError(f"a holds {len(first)} ends and b {len(second)}: give as many")
+        fractions = jnp.linspace(0.0, 1.0, _whole("steps", steps, 2), dtype=jnp.float32)
+        z = np.concatenate([slerp(*pair, fractions) for pair in zip(first, second, strict=True)])
+        images = self.decode(z)
+        return images.reshape(len(first), steps, *images.shape[1:])
+
+    def posterior(self, split: str = "train") -> Any:
+        """The posteriors of the run's own images, as its last evaluation found them.
+
+        Args:
+          split: "train" or "test".
+
+        Raises:
+          UserError: they aren't there, or are those of another epoch.
+        """
+        if self._posteriors is None:
+            raise UserError(
+                f"{self.path} has no embeddings of training images, which stay with the run: "
+                f"its samplers are {', '.join(self._samplers())}"
+            )
+        if not self._posteriors.exists():
+            raise UserError(f"{self.path} was never judged: judge it with --mode=evaluate")
+        arrays = read_npz(self._posteriors)
+        wanted = int(self.state.step), self.config.evaluate.batch_norm
+        if (int(arrays["step"]), str(arrays["batch_norm"])) != wanted:
+            raise UserError(
+                f"{self._posteriors} is of step {arrays['step']} and BatchNorm "
+                f"{arrays['batch_norm']}, the model of step {wanted[0]} and {wanted[1]}: judge it "
+                "again with --mode=evaluate"
+            )
+        image = jax.ShapeDtypeStruct((self._batch_size, *self.shape), np.uint8)
+        like = jax.eval_shape(self._inference.encode, self.state, image)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+        names = [f"{split}{jax.tree_util.keystr(path)}" for path, _ in leaves]
+        return jax.tree.unflatten(structure, [arrays[name] for name in names])
+
+    def _samplers(self) -> list[str]:
+        """Those that need no embeddings."""
+        ready = {"own", "prior", "uniform_sphere", *self._fits}
+        return [name for name in SAMPLERS if fit_name(name) in ready]
+
+    def _decoded(self, z) -> Iterator[np.ndarray]:
+        return inference.decoded(self._inference, self.state, z, self._batch_size)
+
+    def _as_saved(self, z) -> np.ndarray:
+        return inference.decode(self._inference, self.state, z, self._batch_size)
+
+    def _ends(self, x) -> np.ndarray:
+        x = np.asarray(x)
+        if x.ndim == 1:
+            x = x[None]
+        return self._latents(x) if x.ndim == 2 else self.encode(x).mean
+
+    def _latents(self, z) -> np.ndarray:
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim or not len(z):
+            raise UserError(f"latents have shape {z.shape}: make it [count, {self.latent_dim}]")
+        if not np.isfinite(z).all():
+            raise UserError("latents hold a NaN or an infinite number")
+        return z
+
+    def _images(self, images) -> np.ndarray:
+        images = np.asarray(images)
+        shape = list(self.shape)
+        if images.ndim == 3 and shape[2] == 1:
+            images = images[..., None]
+        if list(images.shape[1:]) != shape or not len(images):
+            raise UserError(
+                f"images have shape {images.shape}: make it [count, {', '.join(map(str, shape))}]"
+            )
+        if images.dtype == np.uint8:
+            return images
+        if not np.issubdtype(images.dtype, np.floating):
+            raise UserError(f"images are {images.dtype}: make them uint8, or floats in [0, 1]")
+        if not ((images >= 0) & (images <= 1)).all():
+            raise UserError("images hold numbers outside of [0, 1]: scale them, or make them uint8")
+        return images.astype(np.float32)
+
+
+def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
+    """A trained model: from the workdir of a run, or a folder that `hsjax export` wrote.
+
+    The training data isn't needed. Nothing in the folder is executed or changed. Of a workdir the
+    newest good checkpoint counts.
+
+    Args:
+      path: of the folder.
+      networks: what the run was trained with, if these were one's own.
+
+    Raises:
+      UserError: it is no such folder, or a file in it is damaged.
+    """
+    path = workdir_path(path)
+    if (path / export.CARD).is_file():
+        return Run(path, _exported(path, networks))
+    if not (path / "checkpoints").is_dir() or read_record(path / "config.json") is None:
+        raise UserError(
+            f"{path} holds no trained model: give the workdir of a run, or an exported folder"
+        )
+    return Run(path, _trained(path, networks))
+
+
+def _trained(path: Path, networks) -> _Parts:
+    """Of a workdir."""
+    config = of_evaluation(path, {})
+    data = read_record(path / "data.json") or {}
+    try:
+        count, *shape = data["train_images"]["shape"]
+        count = data.get("training_images") or count - round(config.data.validation_share * count)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path / 'data.json'} doesn't tell the shape of the images: repeat the command that "
+            "trained the run, which writes it"
+        ) from error
+    setup = training.build(
+        training.static(config), METHODS[config.method.name], tuple(shape), count, networks
+    )
+    objective = training.build_objective(config)
+    like = setup.like(objective)
+    with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
+        state = checkpoints.restore(like, move=False)
+    if state is None:
+        raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
+    metrics = read_record(path / "metrics.json") or {}
+    posteriors = path / "posteriors.npz"
+    return _Parts(config, setup, state, metrics, data, {}, path / "fits", posteriors)
+
+
+def _exported(path: Path, networks) -> _Parts:
+    """Of a folder that `export` wrote."""
+    exported = export.read(path)
+    card, config = exported.card, exported.config
+    setup = training.build(
+        training.static(config),
+        METHODS[config.method.name],
+        tuple(card["shape"]),
+        card["steps_per_epoch"] * config.train.batch_size,
+        networks,
+    )
+    objective = training.build_objective(config)
+    like = setup.like(objective)
+    trees = {"params": like.params, "batch_stats": like.batch_stats}
+    state = training.TrainState(
+        step=jnp.int32(card["step"]),
+        key=jnp.zeros(2, jnp.uint32),
+        **export.fill(trees, exported, path),
+        optimizer=None,
+        beta_scale=jnp.float32(1.0),
+        history={},
+    )
+    return _Parts(config, setup, state, card["numbers"], card["data"], exported.fits, None, None)
+
+
+def to_arrays(posteriors: dict[str, Any], step: int, config: ConfigDict) -> dict[str, np.ndarray]:
+    """What posteriors.npz holds.
+
+    Args:
+      posteriors: of the images of the splits "train" and "test".
+      step: of the model that encoded them.
+      config: of the evaluation.
+    """
+    of = {"step": step, "batch_norm": config.evaluate.batch_norm}
+    arrays = {name: np.asarray(value) for name, value in of.items()}
+    for split, posterior in posteriors.items():
+        leaves, _ = jax.tree_util.tree_flatten_with_path(posterior)
+        arrays |= {f"{split}{jax.tree_util.keystr(p)}": np.asarray(leaf) for p, leaf in leaves}
+    return arrays
+
+
+def _whole(name: str, value: Any, least: int = 1) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} is {value!r}: make it a whole number of at least {least}")
+    return int(value)
