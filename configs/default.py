@@ -24,7 +24,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     # Of folders and tensorflow-datasets sets: the middle square of `crop` pixels (0: the largest)
     # is scaled to `size` pixels (0: not at all).
     data.size = 0
-    data.crop = 0
+    data.crop = 0  # see data.size
     data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
     # Of a folder without train and test in it: the share of its images that are for testing.
     data.test_share = 0.1

@@ -23,7 +23,7 @@ Example:
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from hsjax import coordinates, distances, losses, methods, posteriors, samplers, statistics
 
@@ -39,16 +39,25 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> ModuleType:
-    """A module that is asked for the first time, as in `from hsjax import train`.
+_FUNCTIONS = {
+    "load": "runs.load",
+    "train": "experiment.train_and_evaluate",
+    "evaluate": "experiment.evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A module or function that is asked for the first time, as in `from hsjax import training`.
 
     Raises:
-      AttributeError: there is no such module.
+      AttributeError: there is no such one.
       ModuleNotFoundError: it needs a package that is not installed.
     """
-    module = f"hsjax.{name}"
+    owner, _, function = _FUNCTIONS.get(name, name).partition(".")
+    module = f"hsjax.{owner}"
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        return getattr(found, function) if function else found
     except ModuleNotFoundError as error:
         if error.name == module:
             raise AttributeError(f"module 'hsjax' has no attribute {name!r}") from None

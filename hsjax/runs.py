@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hsjax import devices, export, inference, training
+from hsjax import devices, exporting, inference, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import of_evaluation, read_record
 from hsjax.errors import UserError
@@ -98,6 +98,11 @@ class Run:
         Its `encode` gives [batch, outputs], before these become a posterior.
         """
         return self.setup.model(self._objective, self.state).networks
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether there are no embeddings of the run's own images."""
+        return self._posteriors is None
 
     def encode(self, images) -> Any:
         """The posteriors of images, whose `mean` is [count, n]; NumPy arrays.
@@ -268,7 +273,7 @@ def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
       UserError: it is no such folder, or a file in it is damaged.
     """
     path = workdir_path(path)
-    if (path / export.CARD).is_file():
+    if (path / exporting.CARD).is_file():
         return Run(path, _exported(path, networks))
     if not (path / "checkpoints").is_dir() or read_record(path / "config.json") is None:
         raise UserError(
@@ -305,7 +310,7 @@ def _trained(path: Path, networks) -> _Parts:
 
 def _exported(path: Path, networks) -> _Parts:
     """Of a folder that `export` wrote."""
-    exported = export.read(path)
+    exported = exporting.read(path)
     card, config = exported.card, exported.config
     setup = training.build(
         training.static(config),
@@ -320,7 +325,7 @@ def _exported(path: Path, networks) -> _Parts:
     state = training.TrainState(
         step=jnp.int32(card["step"]),
         key=jnp.zeros(2, jnp.uint32),
-        **export.fill(trees, exported, path),
+        **exporting.fill(trees, exported, path),
         optimizer=None,
         beta_scale=jnp.float32(1.0),
         history={},

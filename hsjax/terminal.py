@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -135,6 +135,19 @@ class Progress:
             tell()
 
 
+def counted(parts: Iterable[np.ndarray], total: int, what: str) -> Iterator[np.ndarray]:
+    """The same parts; in a terminal a line counts their rows, and is gone at the end."""
+    done, shown = 0, -np.inf
+    for part in parts:
+        yield part
+        done += len(part)
+        if is_terminal() and time.monotonic() - shown > 0.2:
+            tell(f"\r\033[K{done} of {total} {what}", end="")
+            shown = time.monotonic()
+    if shown > 0:
+        tell("\r\033[K", end="")
+
+
 class Phases:
     """What is being done: a line for each phase, with the seconds it took once it is over.
 
@@ -191,6 +204,9 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
         except Interrupted as stop:
             tell(str(stop))
             sys.exit(128 + stop.signal)
+        except BrokenPipeError:  # who reads the output has seen enough
+            sys.stdout = open(os.devnull, "w")  # or leaving would try it again
+            sys.exit(1)
         except KeyboardInterrupt:
             try:
                 _fail("interrupted: repeat the command", 130)

@@ -75,6 +75,7 @@ def write(
     *,
     format: str = "safetensors",
     samplers: Iterable[str] | None = None,
+    half: bool = False,
     note: str = "",
 ) -> None:
     """Write a model to a new folder, which `hsjax.load` reads back.
@@ -84,6 +85,7 @@ def write(
       out: the folder; it must not be there yet, or be empty.
       format: a name in `FORMATS`.
       samplers: whose fitted parameters travel; those of the config if None.
+      half: write floats as float16, which halves the size; they are float32 again once loaded.
       note: what else its card says, such as where the model was trained.
 
     Raises:
@@ -103,7 +105,10 @@ def write(
     state = jax.device_get(run.state)
     ending, encoded, _ = FORMATS[format]
     weights = _flat({"params": state.params, "batch_stats": state.batch_stats})
-    files = {f"model.{ending}": encoded(weights), f"samplers.{ending}": encoded(_flat(fits))}
+    parts = {"model": weights, "samplers": _flat(fits)}
+    if half:
+        parts = {name: _cast(arrays, np.float32, np.float16) for name, arrays in parts.items()}
+    files = {f"{name}.{ending}": encoded(arrays) for name, arrays in parts.items()}
     card = cards.card(run.config, run.setup, state, run.metrics, run.data, note)
     card["format"] = format
     card["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -118,6 +123,10 @@ def _flat(tree: Any) -> dict[str, Any]:
     """Leaves by path: params/encoder/blocks/0/conv1/kernel."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _cast(arrays: _Arrays, old: type, new: type) -> _Arrays:
+    return {name: x.astype(new) if x.dtype == old else x for name, x in arrays.items()}
 
 
 class Exported(NamedTuple):
@@ -151,7 +160,7 @@ def read(path: Path) -> Exported:
             data = (path / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != sums.get(name):
                 raise ValueError("it is not the file that the card is of")
-            arrays.append(decoded(data))
+            arrays.append(_cast(decoded(data), np.float16, np.float32))
         except Exception as error:  # damaged bytes may provoke any
             raise UserError(
                 f"{path / name} can't be read ({reason(error)}): get a good copy of the folder"

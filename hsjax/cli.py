@@ -1,0 +1,267 @@
+"""The command `hsjax`, and main.py.
+
+    hsjax train --config=digits_compressed
+    hsjax sample --workdir=runs/digits_compressed --count=1000 --out=samples/
+
+`hsjax COMMAND --help` explains the flags of a command, `hsjax fields` every
+field of a config.
+"""
+
+import errno
+import importlib
+import os
+import runpy
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def _fail(error: Exception | str, status: int) -> NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+try:
+    import jax
+    from absl import app, flags, logging
+    from ml_collections import ConfigDict, config_flags
+
+    from hsjax.errors import UserError
+    from hsjax.terminal import columns, tell
+except ModuleNotFoundError as missing:
+    _fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
+except ValueError as error:
+    _fail(f"JAX can't start ({error}): mend that environment variable", 2)
+
+CONFIGS = Path(__file__).with_name("configs")
+DEFAULT = str(CONFIGS / "default.py")
+COMMANDS = {
+    "train": "train a model, or continue, then judge it",
+    "evaluate": "judge a trained model again, with other fields of sample and evaluate",
+    "sample": "write new images of a trained model",
+    "reconstruct": "write what a trained model makes of images",
+    "interpolate": "write images on the way between two",
+    "export": "write a trained model as a folder that others can open",
+    "fields": "list every field of a config, or of a method",
+}
+FLAGS = flags.FLAGS
+
+# Without a default, which would be read here, before mistakes in it could become a line.
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Python file of the run's config, or the name of one in configs/; default if not given. Those "
+    "named after a data set take a method, and a number of epochs for a shorter run: mnist:rae:30",
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder for all that the run writes; if not given, runs/<config name> or, of FILE:METHOD, "
+    "runs/<config name>_<method>",
+)
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate"],
+    "train: train, or continue, then evaluate. evaluate: judge the newest checkpoint again",
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Train on several hosts, with this command on each of them. The cluster tells the processes "
+    "about each other: a TPU slice, SLURM or Open MPI",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Train on several hosts without such a cluster: HOST:PORT of process 0. Give --processes and "
+    "--process too",
+)
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "With --coordinator: the number of processes that train together"
+)
+PROCESS = flags.DEFINE_integer(
+    "process", None, "With --coordinator: the number of this process, counted from 0"
+)
+
+
+def main() -> None:
+    """The command `hsjax`: a command's name, then its flags."""
+    _open_streams()
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        tell(__doc__)
+        tell("\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()))
+    elif name in ("train", "evaluate"):
+        run_experiment([f"hsjax {name}", f"--mode={name}", *arguments])
+    elif name in COMMANDS:
+        sys.argv = [f"hsjax {name}", *arguments]
+        getattr(importlib.import_module("hsjax.commands"), name)()
+    else:
+        _fail(f"no such command: {name}: choose one of {', '.join(COMMANDS)}", 2)
+
+
+def run_experiment(argv: list[str]) -> None:
+    """Train, or judge, by flags: what main.py does.
+
+    Args:
+      argv: the program's name, then flags.
+    """
+    _open_streams()
+    sys.argv = argv  # where absl and ml_collections look for names and fields
+    for flag in FLAGS.flags_by_module_dict()[__name__]:  # for --help
+        FLAGS.register_key_flag_for_module(argv[0], flag)
+    sys.modules["__main__"].__doc__ = _USAGE
+    app.run(_main, argv=argv, flags_parser=parse)
+
+
+_USAGE = """Train a VAE and judge it, or judge a trained one again.
+
+    hsjax train --config=cifar_compressed --config.train.epochs=50
+    hsjax evaluate --workdir=runs/cifar_compressed
+
+In a clone, python main.py is the same. `hsjax fields` lists every field of a
+config, with its default and its meaning. Change a field with
+--config.FIELD=VALUE, such as --config.model.latent_dim=64. Repeat a command to
+continue a run. An evaluation takes the fields of sample and evaluate alone.
+"""
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the command line; a mistake is one line and exit status 2."""
+    try:
+        files = flags.FlagValues()
+        flags.DEFINE_multi_string("config", [], "", flag_values=files)
+        files(argv, known_only=True)
+        given = files["config"].value or []
+        if len(given) > 1:
+            raise flags.Error(f"--config={given[0]} and --config={given[1]}: give one of them")
+        path = _path(given[0]) if given else DEFAULT
+        if given:
+            argv = [arg.replace(f"config={given[0]}", f"config={path}") for arg in argv]
+        _check_file(path)
+        rest = FLAGS(argv if given else [argv[0], f"--config={path}", *argv[1:]])
+        if rest[1:]:
+            raise flags.Error(f"unexpected argument {rest[1]!r}: fields are --config.FIELD=VALUE")
+        return rest
+    except (AttributeError, LookupError) as error:
+        # The text is that of a KeyError, quoted and escaped.
+        text = str(error).replace("\\n", " ").translate(str.maketrans("", "", "'\\"))
+        _fail(f"no such config field: {text}", 2)
+    except (flags.Error, RecursionError, TypeError, ValueError) as error:
+        _fail(error, 2)
+
+
+def _path(given: str) -> str:
+    """FILE or FILE:SETTING, with the whole path of a config that is meant by its name."""
+    path, colon, setting = os.path.expanduser(given).partition(":")  # shells leave ~ after = alone
+    ours = CONFIGS / f"{path}.py"
+    if not os.path.exists(path) and path.isidentifier() and ours.is_file():
+        path = str(ours)
+    return path + colon + setting
+
+
+def _check_file(given: str) -> None:
+    """Raise a flags.Error unless get_config() of FILE, or get_config(X) of FILE:X, is a config."""
+    path, colon, argument = given.partition(":")  # as ml_collections does
+    if not Path(path).is_file():
+        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py")))
+        raise flags.Error(f"--config={given}: no such file; those with names are {names}")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        config = get_config(*([argument] if colon else [])) if get_config else None
+    except Exception as error:  # it is a program
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f"line {lines[-1]}" if lines else "it"
+        raise flags.Error(
+            f"--config={given}: {where} ends with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise flags.Error(f"--config={given}: it needs a get_config() that returns a ConfigDict")
+
+
+def _main(_) -> None:
+    """Run the mode; a user's mistake is one line and exit status 2."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _run()
+    except OSError as error:
+        if error.filename or error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EIO,
+            errno.EPIPE,
+        ):
+            raise
+        sys.stdout = open(os.devnull, "w")  # or leaving would try it again
+        _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
+    except KeyboardInterrupt:  # outside of training: there is nothing to save
+        try:
+            _fail("interrupted: repeat the command to continue", 130)
+        finally:
+            os._exit(130)  # XLA's threads are still computing, and leaving in order can crash them
+
+
+def _run() -> None:
+    try:
+        from hsjax import devices, experiment
+    except ModuleNotFoundError as missing:
+        _fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
+    chosen: Any = FLAGS["config"]
+    path, *setting = chosen.config_filename.split(":")
+    workdir = WORKDIR.value or str(Path("runs") / "_".join((Path(path).stem, *setting)))
+    processes = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    several = DISTRIBUTED.value or processes != (None, None, None)
+    try:
+        if several:
+            if MODE.value == "evaluate":
+                raise UserError("--mode=evaluate takes one process: leave --distributed out")
+            devices.connect(*processes)
+        start()
+        if MODE.value == "evaluate":
+            experiment.evaluate(workdir, chosen.override_values)
+        else:
+            experiment.train_and_evaluate(CONFIG.value, workdir)
+        if MODE.value == "train" and not several:
+            program = f"python {sys.argv[0]} --mode=evaluate"
+            if sys.argv[0] == "hsjax train":
+                program = "hsjax evaluate"
+            again = f"{program} {shlex.quote(f'--workdir={workdir}')}"
+            hint = "to judge it again, with other fields of sample and evaluate:"
+            tell(hint + (" " if len(hint) + len(again) < columns() else "\n  ") + again)
+    except UserError as error:
+        _fail(error, 2)
+    except experiment.Diverged as error:
+        _fail(error, 1)
+    except experiment.Interrupted as stop:
+        tell(str(stop))
+        sys.exit(128 + stop.signal)
+
+
+def start() -> None:
+    """Let JAX find its devices and keep what it compiles.
+
+    Raises:
+      UserError: it finds none.
+    """
+    from hsjax import devices
+    from hsjax.files import user_cache
+
+    # A second start skips most of the compilation.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := user_cache()):
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    devices.start()
+
+
+def _open_streams() -> None:
+    """What was closed before the start leads nowhere: else a file of the run gets its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")

@@ -1,0 +1,193 @@
+"""What the command `hsjax` does with a trained model, and the list of all fields."""
+
+import argparse
+import ast
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hsjax import data, exporting, output, runs
+from hsjax.cli import COMMANDS, CONFIGS, start
+from hsjax.errors import UserError
+from hsjax.files import workdir_path
+from hsjax.methods import METHODS
+from hsjax.terminal import command, counted, fold, tell
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are a line."""
+
+    def __init__(self, name: str, text: str = ""):
+        text = f"{COMMANDS[name].capitalize()}. {text}"
+        super().__init__(prog=f"hsjax {name}", description=text, allow_abbrev=False)
+
+    def error(self, message):
+        raise UserError(f"{message}: {self.prog} --help explains the flags")
+
+
+def _of_a_run(*about: str) -> _Parser:
+    parser = _Parser(*about)
+    parser.add_argument("--workdir", required=True, help="of a trained run; or an exported folder")
+    parser.add_argument("--out", required=True, help="what is written; it must not be there yet")
+    return parser
+
+
+_OUT = "--out=FOLDER gets PNGs, NAME.npz one array (arr_0, uint8), NAME.png one picture."
+
+
+def _load(arguments) -> tuple[runs.Run, Path]:
+    start()
+    return runs.load(arguments.workdir), workdir_path(arguments.out)
+
+
+def _save(out: Path, batches: Iterator[np.ndarray], count: int, **options) -> None:
+    written = output.save(out, counted(batches, count, "images"), **options)
+    tell(f"{written} images: {out}")
+
+
+@command
+def sample() -> None:
+    """Write new images of a trained model."""
+    parser = _of_a_run("sample", _OUT)
+    parser.add_argument("--count", type=int, default=64, help="of images (64)")
+    parser.add_argument("--sampler", help="where latents come from (the run's sample.sampler)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
+    given = parser.parse_args()
+    run, out = _load(given)
+    _save(out, run.sample_batches(given.count, given.sampler, given.seed), given.count)
+
+
+@command
+def reconstruct() -> None:
+    """Write what a trained model makes of images: of its own data set, or of another."""
+    parser = _of_a_run("reconstruct", _OUT)
+    parser.add_argument("--count", type=int, help="of images, the first ones (all)")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="(test)")
+    parser.add_argument("--data", help="another data set, as data.name in a config (the run's own)")
+    parser.add_argument("--data-dir", help="where it is, as data.dir in a config (the run's own)")
+    parser.add_argument(
+        "--originals", action="store_true", help="write the images themselves, to compare with"
+    )
+    given = parser.parse_args()
+    run, out = _load(given)
+    fields = run.config.data.copy_and_resolve_references()
+    fields.name, fields.dir = given.data or fields.name, given.data_dir or fields.dir
+    dataset = data.of_config(fields)
+    images = getattr(dataset, f"{given.split}_images")
+    if given.count is not None:
+        if not 1 <= given.count <= len(images):
+            raise UserError(f"--count={given.count}: there are {len(images)} images")
+        images = images[: given.count]
+    size = run.config.train.batch_size
+    batches = (images[i : i + size] for i in range(0, len(images), size))
+    made = map(_as_floats if given.originals else run.reconstruct, batches)
+    _save(out, made, len(images))
+
+
+def _as_floats(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / np.float32(255.0)
+
+
+@command
+def interpolate() -> None:
+    """Write images on the way between two, along the sphere."""
+    parser = _of_a_run("interpolate", _OUT)
+    parser.add_argument("--count", type=int, default=8, help="of pairs (8)")
+    parser.add_argument("--steps", type=int, default=10, help="from one to the other (10)")
+    parser.add_argument(
+        "--between",
+        choices=("images", "samples"),
+        help="the run's test images, or new samples (images, where the run has them)",
+    )
+    parser.add_argument("--sampler", help="where samples come from (the run's sample.sampler)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs (0)")
+    given = parser.parse_args()
+    run, out = _load(given)
+    count = 2 * given.count
+    if given.between == "samples" or (given.between is None and run.is_exported):
+        z = run.sample_latents(count, given.sampler, given.seed)
+    else:
+        means = run.posterior("test").mean
+        if not 2 <= count <= len(means):
+            raise UserError(f"--count={given.count}: there are {len(means) // 2} pairs of images")
+        z = means[np.random.default_rng(given.seed).permutation(len(means))[:count]]
+    rows = run.interpolate(z[: given.count], z[given.count :], given.steps)
+    _save(out, iter(rows), given.count * given.steps, columns=given.steps)
+
+
+@command
+def export() -> None:
+    """Write a trained model as a folder: weights, fits of samplers, a card."""
+    parser = _of_a_run("export")
+    formats = ", ".join(exporting.FORMATS)
+    parser.add_argument("--format", default="safetensors", help=f"{formats} (safetensors)")
+    parser.add_argument("--samplers", help="whose fits travel, as a,b (all that the run judged)")
+    parser.add_argument("--half", action="store_true", help="float16: half the size")
+    parser.add_argument("--note", default="", help="what else the card says")
+    given = parser.parse_args()
+    run, out = _load(given)
+    samplers = None if given.samplers is None else [x for x in given.samplers.split(",") if x]
+    exporting.write(
+        run, out, format=given.format, samplers=samplers, half=given.half, note=given.note
+    )
+    tell(f"exported: {out}")
+
+
+@command
+def fields() -> None:
+    """List every field of a config with its default and its meaning, or those of a method."""
+    parser = _Parser("fields")
+    parser.add_argument("which", nargs="?", help="a group such as train, a field, or a method")
+    which = parser.parse_args().which
+    if which in METHODS:
+        listed = list(_of_method(which))
+        if not listed:
+            tell(f"{which} has no fields of its own")
+    else:
+        listed = [x for x in _of_config() if not which or f"{x[0]}.".startswith(f"{which}.")]
+        if not listed:
+            raise UserError(
+                f"{which} is no group, field or method; the methods are {', '.join(METHODS)}"
+            )
+    for name, default, meaning in listed:
+        tell(f"{name} = {default}")
+        tell(fold(f"    {meaning}", 4))
+    if not which:
+        tell("The fields of a method: hsjax fields METHOD")
+
+
+def _of_config() -> Iterator[tuple[str, str, str]]:
+    """Name, default and meaning of the fields of configs/default.py, from its comments."""
+    source = (CONFIGS / "default.py").read_text()
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    (function,) = (x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef))
+    last = function.lineno
+    for statement in function.body:
+        target = getattr(statement, "targets", [None])[0]
+        assert statement.end_lineno is not None
+        lines = range(last + 1, statement.end_lineno + 1)
+        last = statement.end_lineno
+        if isinstance(target, ast.Attribute) and len(statement.targets) == 1:  # type: ignore[attr-defined]
+            name = ast.unparse(target).removeprefix("config.")
+            meaning = " ".join(comments[line] for line in lines if line in comments)
+            yield name, ast.unparse(statement.value), meaning  # type: ignore[attr-defined]
+
+
+def _of_method(name: str) -> Iterator[tuple[str, str, str]]:
+    """The same of a method's fields, from the docstring of its `hyper`."""
+    hyper = METHODS[name].hyper
+    explained = inspect.getdoc(hyper) or ""
+    for field, parameter in inspect.signature(hyper).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            found = re.search(rf"^  {field}: (.*(?:\n    .*)*)", explained, re.MULTILINE)
+            meaning = " ".join(found[1].split()) if found else ""
+            yield f"method.{field}", repr(parameter.default), meaning
