@@ -69,6 +69,13 @@ def config(images_file) -> ConfigDict:
     return tiny_config(images_file)
 
 
+def of_judgement(config) -> dict:
+    """What an evaluation may be told of a config."""
+    groups = config.sample.to_dict(), config.evaluate.to_dict()
+    names = ("sample", "evaluate")
+    return {f"{g}.{k}": v for g, tree in zip(names, groups, strict=True) for k, v in tree.items()}
+
+
 def tiny_config(images_file) -> ConfigDict:
     config = default.get_config("spherical")
     config.data.name = str(images_file)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-import main
 from configs import default
-from hsjax import devices
+from hsjax import cli, devices
 from hsjax.config import check_workdir, of_evaluation, validate
 from hsjax.errors import UserError
 from hsjax.files import locked, workdir_path
@@ -131,9 +130,9 @@ def command_line(monkeypatch, capsys):
         argv = ["main.py", *arguments]
         monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
         try:
-            main.parse(argv)
-            validate(main.CONFIG.value)
-            given.append(main._given())
+            cli.parse(argv)
+            validate(cli.CONFIG.value)
+            given.append(flags.FLAGS["config"].override_values)
         except UserError as error:
             return str(error)
         except SystemExit as stop:
@@ -180,14 +179,16 @@ def test_right_words_on_the_command_line_are_taken(command_line):
 
 
 def test_what_counts_for_an_evaluation_is_what_was_typed(command_line, tmp_path, monkeypatch):
-    """Of a config file, if one is given, what an evaluation may change."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("from configs.smoke import get_config")
     for arguments, given in (
-        ([], set()),
-        (["--config.loss.beta=2", "--config.sample.count=9"], {"loss.beta", "sample.count"}),
-        (["--config=configs/smoke.py", "--config.seed=1"], {"seed", "sample", "evaluate"}),
-        (["--config=~/mine.py"], {"sample", "evaluate"}),
+        ([], {}),
+        (
+            ["--config.loss.beta=2", "--config.sample.count=9"],
+            {"loss.beta": 2.0, "sample.count": 9},
+        ),
+        (["--config=smoke", "--config.seed=1"], {"seed": 1}),
+        (["--config=~/mine.py"], {}),
     ):
         assert command_line(*arguments) is None
         assert command_line.given[-1] == given
@@ -359,7 +360,7 @@ def test_a_field_that_an_older_config_json_lacks_counts_as_its_default(field, tm
     del (old[group] if group else old)[name]
     (tmp_path / "config.json").write_text(json.dumps(old))
     check_workdir(config, tmp_path)
-    assert of_evaluation(config, tmp_path, ()).to_dict() == config.to_dict()
+    assert of_evaluation(tmp_path, {}).to_dict() == config.to_dict()
     if field == "method.std_radius":
         config.method.std_radius = 0.001
         with pytest.raises(UserError, match=r"std_radius is 0.001, there 1.0") as caught:
@@ -378,40 +379,37 @@ def test_a_config_json_from_before_methods_is_understood(tmp_path):
         old["loss"] |= {name: value for name, value in fields.items() if name != "name"}
         (tmp_path / "config.json").write_text(json.dumps(old))
         check_workdir(config, tmp_path)
-        assert of_evaluation(default.get_config(), tmp_path, ()).to_dict() == config.to_dict()
+        assert of_evaluation(tmp_path, {}).to_dict() == config.to_dict()
 
 
 def test_an_evaluation_takes_the_fields_of_the_workdir_but_for_some(tmp_path):
-    def trained_and_asked():
-        trained, asked = whole(), whole()
-        trained.model.stages, trained.method.mean_target, trained.sample.count = (4,), 0.5, 77
-        trained.evaluate.samplers = ("vmf",)
-        (tmp_path / "config.json").write_text(json.dumps(trained.to_dict()))
-        return trained, asked
-
-    trained, asked = trained_and_asked()
-    assert of_evaluation(asked, tmp_path, ()).to_dict() == trained.to_dict()
-    asked.evaluate.metrics, asked.data.name, asked.data.dir = (), "x.npz", "/data"
-    found = of_evaluation(asked, tmp_path, {"evaluate", "data.name", "data.dir"})
+    trained = whole()
+    trained.model.stages, trained.method.mean_target, trained.sample.count = (4,), 0.5, 77
+    trained.evaluate.samplers = ("vmf",)
+    (tmp_path / "config.json").write_text(json.dumps(trained.to_dict()))
+    assert of_evaluation(tmp_path, {}).to_dict() == trained.to_dict()
+    fields = {"evaluate.metrics": (), "data.name": "x.npz", "data.dir": "/data"}
+    found = of_evaluation(tmp_path, fields | {"model.stages": (4,)})  # as it is
     assert (found.evaluate.metrics, found.data.name, found.data.dir) == ((), "x.npz", "/data")
-    assert (found.evaluate.samplers, found.sample.count) == (asked.evaluate.samplers, 77)
+    assert (found.evaluate.samplers, found.sample.count) == (("vmf",), 77)
     assert (found.model.stages, found.method.mean_target) == ((4,), 0.5)
-    for given, text in (
-        (
-            {"method.mean_target"},
-            "trained with method.mean_target=0.5, which --mode=evaluate can't",
-        ),
-        ({"model", "evaluate"}, "leave out model.stages"),
-        (None, "leave out method.mean_target, model.stages"),
+    for fields, text in (
+        ({"method.mean_target": 0.25}, "trained with method.mean_target=0.5, which stays: an eval"),
+        ({"evaluate.metrics": (), "model.stages": (8,)}, "so leave out model.stages"),
+        ({"train.epochs": 7}, "so leave out train.epochs"),
+        ({"sample.cuont": 7}, "no such config field: sample.cuont"),
+        ({"sample.count": 0}, "sample.count is 0: it must be"),
     ):
         with pytest.raises(UserError) as caught:
-            of_evaluation(asked, tmp_path, given)
+            of_evaluation(tmp_path, fields)
         assert text in str(caught.value)
         assert "remove" not in str(caught.value)
+        assert "config.json" not in str(caught.value)
 
 
 def test_a_config_json_that_cannot_be_evaluated_is_one_line(tmp_path):
-    config = default.get_config()
+    with pytest.raises(UserError, match=r"holds no trained run: config.json is missing"):
+        of_evaluation(tmp_path, {})
     for group, name, value, text in (
         (
             "loss",
@@ -422,11 +420,11 @@ def test_a_config_json_that_cannot_be_evaluated_is_one_line(tmp_path):
         ("loss", "beta", "x", "config.json: loss.beta is 'x'"),
         ("evaluate", "features", "inception", "config.json: evaluate.inception_weights is ''"),
     ):
-        tree = config.to_dict()
+        tree = default.get_config().to_dict()
         tree[group][name] = value
         (tmp_path / "config.json").write_text(json.dumps(tree))
         with pytest.raises(UserError) as caught:
-            of_evaluation(config, tmp_path, ())
+            of_evaluation(tmp_path, {})
         assert text in str(caught.value)
 
 

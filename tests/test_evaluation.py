@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import of_judgement, tiny_config
 
 from hsjax import data, evaluation, experiment, figures, inference, report, training
 from hsjax.checkpoints import Checkpoints
@@ -369,7 +369,7 @@ def test_sample_and_evaluate_fields_may_change_later(whole, config, undrawn, tmp
     config.sample.sampler, config.sample.count = "angles", 5
     config.evaluate.samplers, config.evaluate.metrics = (), ("frechet", "tsne")
     config.evaluate.neighbours = 1
-    numbers = experiment.evaluate(config, workdir)
+    numbers = experiment.evaluate(workdir, of_judgement(config))
     (row,) = numbers["generation"]
     assert list(row["samplers"]) == ["angles"]
     assert numbers["sample_count"] == 5
@@ -458,7 +458,7 @@ def test_a_failed_evaluation_changes_nothing(
     with monkeypatch.context() as patch:
         break_it(patch)
         with pytest.raises((UserError, OSError), match=text) as caught:
-            experiment.evaluate(config, workdir)
+            experiment.evaluate(workdir, of_judgement(config))
     assert "\n" not in str(caught.value)
     assert contents(workdir) == before
     assert not [path for path in workdir.iterdir() if path.name.startswith(".")]
@@ -473,10 +473,10 @@ def test_a_failure_to_draw_keeps_the_new_numbers_and_the_old_figures(
     config.evaluate.samplers, config.evaluate.metrics = (), ("frechet",)
     full_disk_at(figures, "training_curves")(monkeypatch)
     with pytest.raises(UserError, match="No space left"):
-        experiment.evaluate(config, workdir)
+        experiment.evaluate(workdir, of_judgement(config))
     after = contents(workdir)
     changed = {path.name for path in before if before[path] != after.get(path)}
-    assert changed == {"metrics.json", "embeddings.npz"}
+    assert changed == {"metrics.json", "embeddings.npz", "card.md"}
     assert "generation" in json.loads((workdir / "metrics.json").read_text())
     assert after.keys() == before.keys()
 

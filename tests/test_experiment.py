@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from conftest import of_judgement
 from matplotlib.image import imread
 
 from hsjax import data, experiment, training
@@ -201,9 +202,9 @@ def test_a_finished_run_is_only_judged_again_and_can_be_prolonged(
 def test_evaluate_repeats_the_numbers_of_the_run(config, tmp_path, uninterrupted):
     workdir = uninterrupted(config)
     before = json.loads((workdir / "metrics.json").read_text())
-    assert experiment.evaluate(config, workdir) == before
+    assert experiment.evaluate(workdir, of_judgement(config)) == before
     with pytest.raises(UserError, match="no checkpoint"):
-        experiment.evaluate(config, tmp_path / "empty")
+        experiment.evaluate(tmp_path / "empty", of_judgement(config))
     assert not (tmp_path / "empty").exists()
 
 
@@ -225,7 +226,7 @@ def test_other_data_under_the_same_name_are_one_line(lean, images_file, tmp_path
     fewer = {k: v[:20] for k, v in arrays.items()}
     np.savez(tmp_path / "x.npz", **fewer)
     with pytest.raises(UserError, match="is of a run on other data") as caught:
-        experiment.evaluate(lean, tmp_path / "run")
+        experiment.evaluate(tmp_path / "run", of_judgement(lean))
     assert "\n" not in str(caught.value)
 
 
@@ -286,13 +287,13 @@ def test_held_out_images_are_never_trained_on(lean, images_file, tmp_path):
     assert experiment.train_and_evaluate(alone, tmp_path / "alone") == numbers
 
     lean.evaluate.split = "validation"
-    held = experiment.evaluate(lean, tmp_path / "run")
+    held = experiment.evaluate(tmp_path / "run", of_judgement(lean))
     assert (held["split"], held["test_images"]) == ("validation", 11)
     assert held["mse_sum"] != numbers["mse_sum"]
     assert any("held out of training" in note for note in held["notes"])
     alone.evaluate.split = "validation"
     with pytest.raises(UserError, match="needs images held out"):
-        experiment.evaluate(alone, tmp_path / "alone")
+        experiment.evaluate(tmp_path / "alone", of_judgement(alone))
 
 
 @pytest.mark.slow
@@ -373,6 +374,8 @@ def moved_to(config, images_file, tmp_path, monkeypatch):
         changed = {key: value for key, value in (arrays | changes).items() if value is not None}
         np.savez(tmp_path / name, **changed)
         config.data.name = str(tmp_path / name)
+        if mode is experiment.evaluate:
+            return mode(tmp_path / "run", {"data.name": config.data.name})
         return mode(quick(config), tmp_path / "run")
 
     run.arrays = arrays
@@ -443,13 +446,13 @@ def test_a_failure_to_draw_costs_no_numbers_and_no_checkpoint(config, tmp_path, 
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert np.load(tmp_path / "embeddings.npz")["test_mean"].shape == (12, 4)
     assert not list(tmp_path.glob(".*"))
-    assert experiment.evaluate(config, tmp_path) == numbers
+    assert experiment.evaluate(tmp_path, of_judgement(config)) == numbers
 
 
 def test_an_evaluation_moves_no_damaged_checkpoint(config, tmp_path, uninterrupted, caplog):
     workdir = shutil.copytree(uninterrupted(config), tmp_path / "run")
     (workdir / "checkpoints" / "18" / "sha256.json").unlink()
-    numbers = experiment.evaluate(quick(config), workdir, given=("sample", "evaluate"))
+    numbers = experiment.evaluate(workdir, of_judgement(quick(config)))
     assert numbers["epoch"] == 2
     assert "checkpoint of step 18 is damaged: using the one before it" in caplog.text
     assert sorted(os.listdir(workdir / "checkpoints")) == ["12", "18", "6"]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import of_judgement, tiny_config
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 from test_devices import ends, start_two
@@ -533,7 +533,7 @@ def test_a_full_disk_keeps_an_earlier_evaluation(images_file, disk, whole, monke
         with monkeypatch.context() as patch:
             fill_at(patch, disk, owner, name, call)
             with pytest.raises(UserError, match="can't be written \\(No space left on device"):
-                experiment.evaluate(config, disk)
+                experiment.evaluate(disk, of_judgement(config))
         (disk / "filler").unlink()
         assert before == {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
 
@@ -645,7 +645,7 @@ def test_a_damaged_config_is_one_line_and_keeps_the_run(trained, whole, undrawn)
         assert path.read_text() == damaged
     path.write_bytes(b"\xff" + good.encode())
     with pytest.raises(UserError, match=r"config.json is damaged"):
-        experiment.evaluate(config, workdir)
+        experiment.evaluate(workdir, of_judgement(config))
     path.unlink()
     assert experiment.train_and_evaluate(config, workdir) == whole[0]
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import of_judgement, tiny_config
 from scipy import stats
 
 from configs import default
@@ -333,4 +333,4 @@ def test_an_evaluation_fits_keeps_and_reports(images_file, tmp_path):
     first = experiment.train_and_evaluate(config, tmp_path)
     assert set(first["fits"]["flow"]) == {"held_out_nats", "gaussian_nats", "step"}
     with mock.patch.object(networks, "train", None):
-        assert experiment.evaluate(config, tmp_path) == first
+        assert experiment.evaluate(tmp_path, of_judgement(config)) == first

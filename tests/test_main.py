@@ -74,6 +74,7 @@ def test_smoke_run_then_evaluate(tmp_path):
     before = json.loads((workdir / "metrics.json").read_text())
     last = done.stdout.splitlines()[-1]
     assert last.startswith("to judge it again, with other fields of sample and evaluate: python ")
+    assert last.endswith(f"--mode=evaluate --workdir={workdir}")
     _, script, *typed = shlex.split(last.partition(": ")[2])
     assert Path(script).samefile(ROOT / "main.py")
     again = main(*typed)
@@ -136,7 +137,7 @@ def test_what_keeps_jax_from_starting_is_one_line(variable, value, text, tmp_pat
 def test_the_help_fits_80_columns_and_names_the_file_of_all_fields():
     done = main("--help", COLUMNS="80")
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "configs/default.py lists every field" in done.stdout
+    assert "`hsjax fields` lists every field" in done.stdout
 
 
 @pytest.mark.slow  # test_experiment.py and test_faults.py stop runs, too

@@ -69,6 +69,7 @@ def test_wheel_holds_the_package_alone(archives):
     with zipfile.ZipFile(archives[1]) as archive:
         held = set(archive.namelist())
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "hsjax").rglob("*.py")}
+    ours |= {f"hsjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert {name for name in held if ".dist-info/" not in name} == ours | {"hsjax/py.typed"}
 
 
@@ -133,7 +134,7 @@ def test_the_library_works_without_what_trains():
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        ("from hsjax import train", "hsjax.training needs optax, which is"),
+        ("from hsjax import training", "hsjax.training needs optax, which is"),
         ("import hsjax; hsjax.figures.tile", "hsjax.figures needs matplotlib, which is"),
         ("from hsjax import coordinate", "cannot import name 'coordinate' from 'hsjax'"),
     ],
@@ -147,9 +148,13 @@ def test_what_is_not_there_is_named(code, line):
 
 
 def test_the_command_says_what_to_install():
-    done = without_train("import runpy; runpy.run_path('main.py', run_name='__main__')")
-    assert done.returncode == 2
-    assert done.stderr == "error: absl is not installed: pip install -e '.[train]'\n"
+    for code in (
+        "import runpy; runpy.run_path('main.py', run_name='__main__')",
+        "from hsjax.cli import main",
+    ):
+        done = without_train(code)
+        assert done.returncode == 2
+        assert done.stderr == "error: absl is not installed: pip install 'hsjax[train]'\n"
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import test_checkpoints
 import test_data
+from conftest import of_judgement
 from PIL import EpsImagePlugin, Image
 
 from configs import default
@@ -423,7 +424,7 @@ def test_links_in_a_workdir_are_replaced(config, documents, tmp_path, monkeypatc
             (workdir / name).unlink(missing_ok=True)
             (workdir / name).symlink_to(tmp_path / target)
     for _ in range(2):
-        assert experiment.evaluate(config, workdir) == numbers
+        assert experiment.evaluate(workdir, of_judgement(config)) == numbers
     assert (workdir / "figures" / "summary.png").read_text() == "new"
     names = {path.name for path in workdir.iterdir() if not path.is_symlink()}
     assert {"checkpoints", "figures", "tensorboard", *FILES[:6]} <= names
