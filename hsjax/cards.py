@@ -35,6 +35,8 @@ def card(
       data: as in data.json.
       note: what else there is to say, such as where it was trained.
     """
+    fields = config.to_dict()
+    fields["data"]["dir"] = ""  # of one machine
     return {
         "hsjax": __version__,
         "commit": commit(),
@@ -45,7 +47,7 @@ def card(
         "parameters": sum(int(x.size) for x in jax.tree.leaves(state.params)),
         "note": note,
         "data": data,
-        "config": config.to_dict(),
+        "config": fields,
         "numbers": numbers,
     }
 

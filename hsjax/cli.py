@@ -1,4 +1,4 @@
-"""The command `hsjax`, and main.py.
+"""hsjax: train, judge and use autoencoders and their latent spaces.
 
     hsjax train --config=digits_compressed
     hsjax sample --workdir=runs/digits_compressed --count=1000 --out=samples/
@@ -39,7 +39,7 @@ CONFIGS = Path(__file__).with_name("configs")
 DEFAULT = str(CONFIGS / "default.py")
 COMMANDS = {
     "train": "train a model, or continue, then judge it",
-    "evaluate": "judge a trained model again, with other fields of sample and evaluate",
+    "evaluate": "judge a trained model again",
     "sample": "write new images of a trained model",
     "reconstruct": "write what a trained model makes of images",
     "interpolate": "write images on the way between two",

@@ -179,7 +179,12 @@ def _of_config() -> Iterator[tuple[str, str, str]]:
         if isinstance(target, ast.Attribute) and len(statement.targets) == 1:  # type: ignore[attr-defined]
             name = ast.unparse(target).removeprefix("config.")
             meaning = " ".join(comments[line] for line in lines if line in comments)
-            yield name, ast.unparse(statement.value), meaning  # type: ignore[attr-defined]
+            value = ast.unparse(statement.value)  # type: ignore[attr-defined]
+            yield (
+                ("method.name", "'standard'", meaning)
+                if name == "method"
+                else (name, value, meaning)
+            )
 
 
 def _of_method(name: str) -> Iterator[tuple[str, str, str]]:
