@@ -60,16 +60,32 @@ def get_config(name: str = "standard") -> ConfigDict:
     train.batch_size = 200  # images (section 3)
     train.learning_rate = 2e-4  # of Adam (published code)
     train.adam_eps = 1e-8  # of Adam; the published code's, in units of our loss, is 1e-5
+    # Of the learning rate: "step", as the two fields below say; "cosine", to 0 at the last step, so
+    # that a finished run can't be prolonged; or "constant".
+    train.schedule = "step"
+    train.warmup_epochs = 0.0  # in which it first grows from 0, as a line
     train.decay_epochs = (280,)  # epochs after which the learning rate is multiplied
     train.decay_factor = 0.5  # by this
     train.gradient_clip = 0.0  # global gradient norm above which gradients are scaled; 0 is off
+    train.weight_decay = 0.0  # AdamW's, of the kernels alone; 0 is off
+    # Decay of moving averages of the weights and of BatchNorm's statistics, such as 0.999; 0 is
+    # off. The averages are what is judged; training goes on without them.
+    train.ema = 0.0
     train.checkpoint_every = 10  # epochs
     train.checkpoints_kept = 3  # the newest ones
+    # Keep the best checkpoint, too, by the "mse" or the "loss" of the images of
+    # data.validation_share: "none", "mse", "loss". See evaluate.checkpoint.
+    train.keep_best = "none"
     # One program per epoch ("scan", GPU and TPU) or per step ("steps", CPU); "auto" chooses.
     train.loop = "auto"
     # When the loss stops being finite, find the operation that made the first such number; costs a
     # copy of the state per epoch and changes no number.
     train.debug_nans = False
+
+    config.log = log = ConfigDict()
+    # Where scalars and pictures go besides metrics.jsonl: "tensorboard", "wandb" (Weights & Biases,
+    # pip install wandb; WANDB_MODE=offline works) or "none".
+    log.writer = "tensorboard"
 
     config.sample = sample = ConfigDict()
     # Where new latents come from: see hsjax/samplers/. "own" asks the method.
@@ -86,6 +102,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     # The images a run is judged on: those of the "test" split, or those of data.validation_share,
     # "validation". What says "test" in a table of numbers is then said of these.
     evaluate.split = "test"
+    evaluate.checkpoint = "newest"  # the one that is judged, or the "best", see train.keep_best
     # Factor on every latent before it is decoded, after any projection: above 1 the images gain
     # contrast, which any comparison of models should allow both sides (docs/results.md).
     evaluate.latent_scale = 1.0

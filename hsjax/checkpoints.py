@@ -82,8 +82,13 @@ class Checkpoints:
             with self._written(beside, {"probe": np.zeros(3, np.float32)}):
                 self._reads_back = False  # the first real one is another matter
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, best: int | None = None) -> None:
         """Write a pytree of arrays as the checkpoint of this step, unless there is one.
+
+        Args:
+          step: steps done.
+          state: after them.
+          best: the step of a checkpoint that stays, though others are newer.
 
         Raises:
           UserError: it can't be written; those there are stay.
@@ -105,7 +110,7 @@ class Checkpoints:
                 if os.path.lexists(there):  # a file, or a link to nowhere
                     remove(there)
                 rename(new, there)
-            for past in self.steps()[: -self.keep]:
+            for past in (step for step in self.steps()[: -self.keep] if step != best):
                 rename(self.folder / str(past), old)  # in one go, then file by file
                 remove(old)
 
@@ -138,12 +143,13 @@ class Checkpoints:
             ) from error
         self._reads_back = True
 
-    def restore(self, like: Any, *, move: bool = True) -> Any | None:
+    def restore(self, like: Any, *, move: bool = True, only: int | None = None) -> Any | None:
         """The newest good state, or None if there is none; damaged ones get a warning.
 
         Args:
           like: a state of the same structure; its values don't matter.
           move: damaged checkpoints to `<folder>-damaged`, before a run writes others.
+          only: the step of the one that is wanted, if not the newest.
 
         Raises:
           UserError: a good state whose arrays have other shapes or can't be read, or a damaged
@@ -155,7 +161,8 @@ class Checkpoints:
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), _as_dict(like)
         )
-        for step in reversed(self.steps()):
+        steps = self.steps() if only is None else [only]
+        for step in reversed(steps):
             if _is_good(self.folder / str(step)):
                 restored = self._read(step, target)
                 return jax.tree.unflatten(jax.tree.structure(like), restored.values())

@@ -13,16 +13,17 @@ import jax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from hsjax import evaluation, losses, models, samplers
+from hsjax import evaluation, logs, losses, models, samplers, training
 from hsjax.errors import UserError
 from hsjax.methods import METHODS, Bounds
 
 # A run may be continued with these changed: no number of a finished epoch depends on them.
 _FREE = (
     *("data.dir", "data.device_share", "train.epochs", "train.checkpoint_every"),
-    *("train.checkpoints_kept", "train.debug_nans"),
+    *("train.checkpoints_kept", "train.keep_best", "train.debug_nans", "log.writer"),
 )
 _FREE_GROUPS = ("sample.", "evaluate.")
+_STRETCHED = "train.epochs", "cosine"  # a longer cosine is another one from the first step on
 
 _Rule = Callable[[Any], str]  # a value -> what it must be, "" if it is that
 
@@ -140,19 +141,26 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "train.batch_size": (200, _whole(2)),
     "train.learning_rate": (2e-4, _POSITIVE),
     "train.adam_eps": (1e-8, _POSITIVE),
+    "train.schedule": ("step", _one_of(training.SCHEDULES)),
+    "train.warmup_epochs": (0.0, _number(0, 1e9)),
     "train.decay_epochs": ((280,), _wholes(1, 1_000_000_000, fewest=0, up_to=1000)),
     "train.decay_factor": (0.5, _POSITIVE),
     "train.gradient_clip": (0.0, _number(0)),
+    "train.weight_decay": (0.0, _number(0)),
+    "train.ema": (0.0, _number(0, 0.999999)),
     "train.checkpoint_every": (10, _whole(1)),
     "train.checkpoints_kept": (3, _whole(1)),
+    "train.keep_best": ("none", _one_of(("none", "mse", "loss"))),
     "train.loop": ("auto", _one_of(("auto", "scan", "steps"))),
     "train.debug_nans": (False, _switch),
+    "log.writer": ("tensorboard", _one_of(logs.WRITERS)),
     "sample.sampler": ("prior", _one_of(samplers.SAMPLERS)),
     "sample.fit_split": ("train", _one_of(("train", "test"))),
     "sample.count": (10_000, _whole(2)),
     "sample.steps": (4, _whole(1, 1000)),
     "sample.fit_steps": (4000, _whole(1)),
     "evaluate.split": ("test", _one_of(("test", "validation"))),
+    "evaluate.checkpoint": ("newest", _one_of(("newest", "best"))),
     "evaluate.latent_scale": (1.0, _POSITIVE),
     "evaluate.samplers": (
         (
@@ -233,6 +241,10 @@ def validate(config: ConfigDict) -> None:
         jax.eval_shape(lambda: METHODS[name].hyper(config.model.latent_dim, **fields))
     except ValueError as error:
         raise UserError(f"method.{error}") from error
+    if config.train.keep_best != "none" and not config.data.validation_share:
+        raise UserError(
+            "train.keep_best needs images to choose on: set data.validation_share, such as 0.1"
+        )
     weights = config.evaluate.inception_weights
     if config.evaluate.features == "inception" and not os.path.isfile(os.path.expanduser(weights)):
         from hsjax.metrics.inception import URL
@@ -384,5 +396,6 @@ def _differing(own: dict, mine: dict) -> list[str]:
     return [
         field
         for field in sorted(own.keys() | mine.keys())
-        if not _is_free(field) and own.get(field) != mine.get(field)
+        if own.get(field) != mine.get(field)
+        and not (_is_free(field) and (field, mine.get("train.schedule")) != _STRETCHED)
     ]

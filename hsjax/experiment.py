@@ -25,6 +25,7 @@ from hsjax import (
     devices,
     evaluation,
     figures,
+    logs,
     report,
     runs,
     training,
@@ -42,10 +43,18 @@ from hsjax.files import (
     write_text,
     writing,
 )
-from hsjax.inference import Inference, build_inference, example_images
-from hsjax.logs import Records, read_metrics
+from hsjax.inference import (
+    Inference,
+    build_inference,
+    embed,
+    example_images,
+    mean_squared_error,
+    whole_batch,
+)
+from hsjax.logs import Records, best_step, read_metrics
 from hsjax.methods import METHODS
 from hsjax.models import Networks
+from hsjax.sampling import keys
 from hsjax.terminal import Phases, Progress, fold, tell
 
 SHOWN = ("loss", "mse", "regulariser", "beta")  # terms in the progress line
@@ -113,14 +122,19 @@ def _train_and_evaluate(config, path, dataset, networks) -> dict:
             tell(f"continuing {run.path} after epoch {step // steps}, step {step}")
         with devices.all_or_none():
             is_first = devices.is_first()
-            opened = Records(run.path, step // steps, step) if is_first else nullcontext()
+            writer = config.log.writer
+            opened = Records(run.path, step // steps, step, writer) if is_first else nullcontext()
         with opened as records:
             if step:
                 _picture(run, state, records)  # a kill may have come before those of this step
             with _Signals() as signals:
                 state = _train(run, state, checkpoints, records, signals.received)
             with devices.first_alone() as mine:
-                return _evaluate(run, state, records) if mine else {}
+                if not mine:
+                    return {}
+                if config.evaluate.checkpoint == "best":
+                    state = runs.restored(config, run.path, checkpoints, initial)
+                return _evaluate(run, state, records)
 
 
 def evaluate(
@@ -155,9 +169,7 @@ def evaluate(
     with _workdir(config, path) as path:
         run = _open(config, path, dataset, networks)
         with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-            state = checkpoints.restore(_initial(run), move=False)
-        if state is None:
-            raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
+            state = runs.restored(config, path, checkpoints, run.setup.like(run.objective))
         return _evaluate(run, state)
 
 
@@ -186,6 +198,7 @@ class _Run(NamedTuple):
     objective: training.Objective
     programs: training.Programs
     inference: Inference
+    watched: tuple  # while it trains: "validation" or "test", then images and labels
     streamed: bool = False  # whether the training images stay on the host
 
 
@@ -193,16 +206,20 @@ def _open(config, path, dataset, networks=None) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
     dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
     evaluation.check(config, dataset)
+    logs.check(config.log.writer)
     checksums = _checksums(dataset)
     _check_data(path, checksums)
-    dataset = data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
+    share = config.data.validation_share
+    name = "validation" if share else "test"
+    watched = name, *data.hold_out(dataset, share, name)[3:]
+    dataset = data.hold_out(dataset, share, config.evaluate.split)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
     setup, programs = _built(training.static(config), method, shape, count, networks)
     objective = training.build_objective(config)
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
-    return _Run(config, path, dataset, checksums, setup, objective, programs, inference)
+    return _Run(config, path, dataset, checksums, setup, objective, programs, inference, watched)
 
 
 def _initial(run) -> training.TrainState:
@@ -326,8 +343,12 @@ def _train(run, state, checkpoints, records, stop_signal):
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
                 with devices.all_or_none():
                     if records:
+                        if _is_pictured(run, step):
+                            row |= _watch(run, state, row["beta"])
                         records.epoch({"epoch": epoch, "step": step, **row, **rate})
-                shown = {name: row[name] for name in SHOWN}
+                shown = {
+                    name: row[name] for name in (*SHOWN, f"{run.watched[0]}_mse") if name in row
+                }
                 progress.show(step, shown, new=step - first, final=step == last)
                 if _is_pictured(run, step):
                     _save(run, state, checkpoints, records)
@@ -349,7 +370,9 @@ def _save(run, state, checkpoints, records):
     with devices.all_or_none():
         if records:
             records.sync()
-            checkpoints.save(int(state.step), _on_this_process(state))
+            kept = run.config.train.keep_best
+            best = None if kept == "none" else best_step(run.path, kept)
+            checkpoints.save(int(state.step), _on_this_process(state), best)
 
 
 def _is_pictured(run, step) -> bool:
@@ -359,12 +382,29 @@ def _is_pictured(run, step) -> bool:
     return inside == 0 and (epoch % train.checkpoint_every == 0 or epoch == train.epochs)
 
 
+def _watch(run, state, beta) -> dict[str, float]:
+    """The terms of images that are not trained on, at most 10,000, by name."""
+    name, images, labels = run.watched
+    state = _on_this_process(state).averaged
+    images, labels = jax.tree.map(lambda x: x[: evaluation.LARGEST], (images, labels))
+    batch_size = whole_batch(run.config.train.batch_size)
+    posterior = embed(run.inference, state, images, batch_size)
+    key = keys(run.config.seed)[0]
+    z = jax.jit(type(posterior).sample)(posterior, key)
+    terms = run.inference.terms(state, posterior, key, images, labels)
+    found = {"mse": mean_squared_error(run.inference, state, images, z, batch_size)}
+    found |= {term: float(value) for term, value in terms.items()}
+    found["loss"] = found["mse"] + beta * found["regulariser"]
+    return {f"{name}_{term}": value for term, value in found.items()}
+
+
 def _picture(run, state, records):
     """Originals and reconstructions for TensorBoard, if it is the step for that."""
     with devices.all_or_none():
         if not records or not _is_pictured(run, step := int(state.step)):
             return
-        pictures = example_images(run.inference, _on_this_process(state), run.dataset.test_images)
+        averaged = _on_this_process(state).averaged
+        pictures = example_images(run.inference, averaged, run.dataset.test_images)
         for name, images in zip(("originals", "reconstructions"), pictures, strict=True):
             records.images(name, np.asarray(images), step)
 
@@ -436,7 +476,7 @@ def _check_finite(setup, state, checkpoints, origin):
 
 def _evaluate(run, state, records=None) -> dict:
     tell("evaluating")
-    state = _on_this_process(state)
+    state = _on_this_process(state).averaged
     with Phases() as say:
         with replaced_together(run.path) as new:
             found = evaluation.evaluate(

@@ -35,6 +35,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from hsjax.logs import SPLITS
+
 WIDTH = 8.0  # inches
 # Okabe and Ito's palette without its yellow, which a thin line on white doesn't show.
 BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK = LINES = (
@@ -410,7 +412,10 @@ def overlap_histogram(
 
 @own_settings()
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
-    """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself."""
+    """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself.
+
+    Dots are of images that aren't trained on; a dotted line is where β last changed.
+    """
     panels = {
         "loss": ("loss",),
         "MSE, sum over an image": ("mse",),
@@ -420,7 +425,11 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
         "learning rate × 1000": ("learning_rate",),
     }
     others = {"epoch", "step", "seconds", "images_per_second", *itertools.chain(*panels.values())}
+    kind = next((split for split in SPLITS for row in rows if f"{split}_loss" in row), "no")
+    others |= {key for row in rows for key in row if key.startswith(f"{kind}_")}
     panels["terms of the regulariser"] = tuple(key for key in rows[-1] if key not in others)
+    epochs = [row["epoch"] for row in rows]
+    changes = [b["epoch"] for a, b in itertools.pairwise(rows) if a.get("beta") != b.get("beta")]
     curves = {
         title: {key: np.array([row.get(key, np.nan) for row in rows], float) for key in keys}
         for title, keys in panels.items()
@@ -431,8 +440,15 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
         for (key, values), colour in zip(lines.items(), LINES, strict=False):
             marker = "o" if len(rows) <= 20 else None
             line = {"color": colour, "linewidth": 1.4, "marker": marker, "markersize": 3.5}
-            axes.plot([row["epoch"] for row in rows], values, label=key, **line)
-        describe(axes, title, "epoch")
+            axes.plot(epochs, values, label=key, **line)
+        watched = f"{kind}_{next(iter(lines))}"
+        dots = np.array([(row["epoch"], row[watched]) for row in rows if watched in row])
+        if len(dots) and len(lines) == 1:
+            axes.plot(*dots.T, "o", color=LINES[1], markersize=4)
+            lines["dots"] = dots[:, 1]
+        describe(axes, f"{title}; dots: {kind}" if "dots" in lines else title, "epoch")
+        if changes:
+            axes.axvline(changes[-1], color="0.6", linewidth=1.0, linestyle=":")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         if title in ("β", "learning rate × 1000"):
             axes.set_ylim(bottom=0.0)
@@ -440,7 +456,7 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
             axes.yaxis.set_major_formatter(lambda y, _, unit=unit: f"{unit * y:g}")
         elif ratio(every := np.concatenate([*lines.values()])) > 3:
             log_y(axes, every)
-        if len(lines) > 1:
+        if len(lines.keys() - {"dots"}) > 1:
             text = {"title": title, "title_fontsize": 9, "fontsize": 9, "frameon": False}
             handles = axes.get_legend_handles_labels()[0]
             body.legend(handles=handles, loc="outside lower center", ncols=4, **text)

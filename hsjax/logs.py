@@ -1,6 +1,7 @@
-"""What a run writes down while it goes: metrics.jsonl and TensorBoard files."""
+"""What a run writes down while it goes: metrics.jsonl, and TensorBoard or Weights & Biases."""
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import socket
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,20 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
+from hsjax.errors import UserError
 from hsjax.files import own_folder, sync, write_text, writing
+
+SPLITS = ("validation", "test")  # whose terms a row may hold besides those of training
 
 
 class Records:
-    """metrics.jsonl, a line per epoch, and the same scalars and image grids for TensorBoard."""
+    """metrics.jsonl, a line per epoch, and the same scalars and image grids by a writer."""
 
-    def __init__(self, workdir: Path, epoch: int, step: int):
+    def __init__(self, workdir: Path, epoch: int, step: int, writer: str = "tensorboard"):
         """Continue after `epoch`: what an interrupted run wrote beyond it is dropped.
 
         A warning says which epochs damage has taken; of a damaged file a copy is kept.
+        `writer` is a name in `WRITERS`.
 
         Raises:
           UserError: metrics.jsonl can't be written; `epoch` and `sync` likewise.
@@ -40,7 +46,7 @@ class Records:
             write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         # A kill may have come before all of this step was written for TensorBoard.
         last = [row for row in kept if row["step"] == step > 0]
-        self._events = _Events(workdir / "tensorboard", step if last else step + 1)
+        self._events = WRITERS[writer](workdir, step if last else step + 1)
         for row in last:
             self._scalars(row)
 
@@ -57,18 +63,22 @@ class Records:
         self._scalars(row)
 
     def _scalars(self, row: dict) -> None:
-        for name in row.keys() - {"epoch", "step"}:
-            self._events.add(row["step"], summary.scalar(f"train/{name}", row[name]))
+        scalars = {_tag(name): row[name] for name in sorted(row.keys() - {"epoch", "step"})}
+        self._events.scalars(row["step"], scalars)
 
     def images(self, name: str, images: np.ndarray, step: int) -> None:
         """Add a grid of images [count, height, width, channels] in [0, 1]."""
-        self._events.add(step, summary.image(name, images, dataformats="NHWC"))
+        self._events.images(step, name, images)
 
     def results(self, numbers: dict, step: int) -> None:
-        """Add the final numbers."""
-        for name, value in numbers.items():
-            if isinstance(value, int | float):
-                self._events.add(step, summary.scalar(f"test/{name}", value))
+        """Add the final numbers, those of every sampler too."""
+        scalars = {f"test/{k}": x for k, x in numbers.items() if isinstance(x, int | float)}
+        for row in numbers.get("generation", ()):
+            seed = f" seed {row['seed']}" if "seed" in row else ""
+            for sampler, values in row["samplers"].items():
+                name = f"samples/{sampler}/{row['distance']}{seed}"
+                scalars |= {f"{name} {key}": value for key, value in values.items()}
+        self._events.scalars(step, scalars)
 
     def sync(self) -> None:
         """Wait until the disk holds it all, before a checkpoint that no line may be missing for."""
@@ -77,16 +87,73 @@ class Records:
         self._events.sync()
 
 
-class _Events:
+def _tag(name: str) -> str:
+    """The name of a row's number in a writer: train/mse, or validation/mse of validation_mse."""
+    split, _, term = name.partition("_")
+    return f"{split}/{term}" if split in SPLITS else f"train/{name}"
+
+
+class _Nothing:
+    """A writer: what it is given is not written."""
+
+    def __init__(self, workdir: Path, first_step: int):
+        """Go on in a workdir with what comes at `first_step` or later."""
+
+    def scalars(self, step: int, scalars: dict[str, float]) -> None:
+        """Add numbers by name."""
+
+    def images(self, step: int, name: str, images: np.ndarray) -> None:
+        """Add images [count, height, width, channels] in [0, 1]."""
+
+    def sync(self) -> None:
+        """Wait until the disk holds it all."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class _WeightsAndBiases(_Nothing):
+    """A run of the project "hsjax", named after the workdir, which keeps its id."""
+
+    def __init__(self, workdir: Path, first_step: int):
+        import wandb
+
+        file = workdir / "wandb_id.txt"
+        if not file.exists():
+            write_text(file, wandb.util.generate_id())
+        name = file.read_text()
+        self._wandb, config = wandb, json.loads((workdir / "config.json").read_text())
+        self._run = wandb.init(
+            project="hsjax",
+            name=workdir.name,
+            id=name,
+            resume="allow",
+            dir=str(workdir),
+            config=config,
+        )
+
+    def scalars(self, step, scalars):
+        self._run.log(scalars, step=step)
+
+    def images(self, step, name, images):
+        pictures = [self._wandb.Image(np.rint(255 * x).astype(np.uint8)) for x in images]
+        self._run.log({name: pictures}, step=step)
+
+    def close(self):
+        self._run.finish()
+
+
+class _TensorBoard(_Nothing):
     """A file for TensorBoard, which a run can do without: a warning says when it has to.
 
     Written at once: tensorboardX's SummaryWriter, as of 2.6.5, leaves that to a thread, and once
     this thread has met an error, waits for it for ever.
     """
 
-    def __init__(self, folder: Path, first_step: int):
-        """TensorBoard will hide what older files in `folder` have of `first_step` and later."""
-        self._folder, self._file = folder, None
+    def __init__(self, workdir: Path, first_step: int):
+        """TensorBoard will hide what older files have of `first_step` and later."""
+        folder = self._folder = workdir / "tensorboard"
+        self._file = None
         with self._or_without():
             # A user's link to where event files are kept may stay; nothing there is changed.
             if not (folder.is_dir() and all("tfevents" in name for name in os.listdir(folder))):
@@ -100,8 +167,12 @@ class _Events:
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, step: int, content: summary.Summary) -> None:
-        self._write(step=step, summary=content)
+    def scalars(self, step, scalars):
+        for name, value in scalars.items():
+            self._write(step=step, summary=summary.scalar(name, value))
+
+    def images(self, step, name, images):
+        self._write(step=step, summary=summary.image(name, images, dataformats="NHWC"))
 
     def _write(self, **content) -> None:
         if self._file:
@@ -133,6 +204,29 @@ class _Events:
                 with contextlib.suppress(OSError):
                     self._file.close()
             self._file = None
+
+
+WRITERS: dict[str, Callable[[Path, int], _Nothing]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WeightsAndBiases,
+    "none": _Nothing,
+}
+
+
+def check(writer: str) -> None:
+    """Find out before a long training whether a writer can be used.
+
+    Raises:
+      UserError: wandb is not installed.
+    """
+    if writer == "wandb" and not importlib.util.find_spec("wandb"):
+        raise UserError("log.writer=wandb: wandb is not installed: pip install wandb")
+
+
+def best_step(workdir: Path, term: str) -> int | None:
+    """The step with the least validation "mse" or "loss" of those in metrics.jsonl, if any."""
+    rows = [row for row in read_metrics(workdir) if f"validation_{term}" in row]
+    return min(rows, key=lambda row: row[f"validation_{term}"])["step"] if rows else None
 
 
 def read_metrics(workdir: Path) -> list[dict]:

@@ -16,6 +16,7 @@ from hsjax.checkpoints import Checkpoints
 from hsjax.config import of_evaluation, read_record
 from hsjax.errors import UserError
 from hsjax.files import read_npz, workdir_path
+from hsjax.logs import best_step
 from hsjax.methods import METHODS
 from hsjax.models import VAE, Networks
 from hsjax.samplers import SAMPLERS, slerp
@@ -263,7 +264,7 @@ def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
     """A trained model: from the workdir of a run, or a folder that `hsjax export` wrote.
 
     The training data isn't needed. Nothing in the folder is executed or changed. Of a workdir the
-    newest good checkpoint counts.
+    newest good checkpoint counts, or what its evaluate.checkpoint says.
 
     Args:
       path: of the folder.
@@ -300,12 +301,32 @@ def _trained(path: Path, networks) -> _Parts:
     objective = training.build_objective(config)
     like = setup.like(objective)
     with Checkpoints(path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
-        state = checkpoints.restore(like, move=False)
-    if state is None:
-        raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
+        state = restored(config, path, checkpoints, like).averaged
     metrics = read_record(path / "metrics.json") or {}
     posteriors = path / "posteriors.npz"
     return _Parts(config, setup, state, metrics, data, {}, path / "fits", posteriors)
+
+
+def restored(
+    config: ConfigDict, path: Path, checkpoints: Checkpoints, like: training.TrainState
+) -> training.TrainState:
+    """The state of a workdir that evaluate.checkpoint asks for.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    step, kept = None, config.train.keep_best
+    if config.evaluate.checkpoint == "best":
+        step = None if kept == "none" else best_step(path, kept)
+        if step not in checkpoints.steps():
+            raise UserError(
+                f"{path} keeps no best checkpoint: train it with train.keep_best, or leave "
+                "evaluate.checkpoint at newest"
+            )
+    state = checkpoints.restore(like, move=False, only=step)
+    if state is None:
+        raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
+    return state
 
 
 def _exported(path: Path, networks) -> _Parts:

@@ -132,4 +132,5 @@ def shorten(config: ConfigDict, epochs: int) -> None:
     share = epochs / config.train.epochs
     config.loss.annealing_epochs = max(1, round(share * config.loss.annealing_epochs))
     config.train.decay_epochs = tuple(max(1, round(share * e)) for e in config.train.decay_epochs)
+    config.train.warmup_epochs *= share
     config.train.epochs = epochs

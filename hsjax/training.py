@@ -31,6 +31,12 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
     beta_scale: Array  # of loss.relative_beta: MSE / regulariser of the first epoch; else 1
     history: dict[str, Array]  # [steps per epoch] each: the terms of the present epoch's steps
+    ema: dict | None = None  # of train.ema: moving averages of params and batch_stats, by name
+
+    @property
+    def averaged(self) -> "TrainState":
+        """The state that is judged: with the averages in the place of what they are of, if any."""
+        return self._replace(**self.ema) if self.ema else self
 
     @property
     def variables(self) -> dict:
@@ -184,12 +190,11 @@ def build(
             f"train.epochs={train.epochs}: an epoch has {steps} steps, "
             f"so make it at most {(2**31 - 1) // steps}"
         )
-    decays = {e * steps: train.decay_factor for e in train.decay_epochs if e < train.epochs}
-    learning_rate = optax.piecewise_constant_schedule(train.learning_rate, decays)
-    clip = train.gradient_clip
+    learning_rate, clip, decay = schedule(train, steps), train.gradient_clip, train.weight_decay
+    adam = functools.partial(optax.adamw, weight_decay=decay, mask=_are_kernels)
     optimizer = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
-        optax.adam(learning_rate, eps=train.adam_eps),
+        (adam if decay else optax.adam)(learning_rate, eps=train.adam_eps),
     )
 
     def split(key):
@@ -229,6 +234,7 @@ def build(
             if variables:
                 tree["method"] = variables
         terms = ["loss", "mse", *names(objective, params, batch_stats), "beta", "learning_rate"]
+        averages = {"params": params, "batch_stats": batch_stats}
         return TrainState(
             step=jnp.int32(0),
             key=jax.random.key_data(run_key),
@@ -237,6 +243,7 @@ def build(
             optimizer=optimizer.init(params),
             beta_scale=jnp.float32(1.0),
             history={name: jnp.zeros(steps, jnp.float32) for name in terms},
+            ema=averages if train.ema else None,
         )
 
     # One program instead of a hundred, run once: compiling it in full would take longer than
@@ -265,6 +272,68 @@ def build(
     if networks:
         _check_networks(setup, split)
     return setup
+
+
+def _constant(train: Any, steps: int, warm: int) -> optax.Schedule:
+    return optax.constant_schedule(train.learning_rate)
+
+
+def _cosine(train: Any, steps: int, warm: int) -> optax.Schedule:
+    """To 0 after the last step."""
+    return optax.cosine_decay_schedule(train.learning_rate, max(1, train.epochs * steps - warm))
+
+
+def _step(train: Any, steps: int, warm: int) -> optax.Schedule:
+    """Multiplied by the factor after each of the epochs that are named."""
+    epochs = [e for e in train.decay_epochs if e < train.epochs and e * steps > warm]
+    decays = {e * steps - warm: train.decay_factor for e in epochs}
+    return optax.piecewise_constant_schedule(train.learning_rate, decays)
+
+
+SCHEDULES: dict[str, Callable[[Any, int, int], optax.Schedule]] = {
+    "step": _step,
+    "cosine": _cosine,
+    "constant": _constant,
+}
+
+
+def schedule(train: Any, steps: int) -> optax.Schedule:
+    """The learning rate of a step.
+
+    Args:
+      train: the fields under `train`.
+      steps: of an epoch.
+    """
+    warm = round(train.warmup_epochs * steps)
+    after = SCHEDULES[train.schedule](train, steps, warm)
+    if not warm:
+        return after
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, train.learning_rate, warm), after], [warm]
+    )
+
+
+def _are_kernels(params: dict) -> dict:
+    """Which of the parameters decay."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _averages(decay: float, state: TrainState, params: dict, batch_stats: dict) -> dict | None:
+    """Of parameters and statistics after a step; early ones count less, as in TensorFlow.
+
+    What a method keeps among the statistics is not averaged.
+    """
+    if not state.ema:
+        return None
+    done = state.step.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
+    new = {"params": params, "batch_stats": batch_stats}
+    ema = jax.tree.map(
+        lambda old, x: (keep * old + (1.0 - keep) * x).astype(x.dtype), state.ema, new
+    )
+    if "method" in batch_stats:
+        ema["batch_stats"]["method"] = batch_stats["method"]
+    return ema
 
 
 def _check_networks(setup: Setup, split: Callable) -> None:
@@ -351,11 +420,13 @@ def train_step(
     updates, optimizer = setup.optimizer.update(gradients, state.optimizer, state.params)
     terms |= {"beta": beta, "learning_rate": setup.learning_rate(state.step)}
     index = state.step % setup.steps
+    params = optax.apply_updates(state.params, updates)
     return state._replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         optimizer=optimizer,
+        ema=_averages(config.train.ema, state, params, batch_stats),
         history={name: row.at[index].set(terms[name]) for name, row in state.history.items()},
     )
 
