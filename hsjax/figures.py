@@ -435,6 +435,8 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
         for title, keys in panels.items()
         if any(key in row for row in rows for key in keys)
     }
+    footer += f"; dots: {kind} images" if kind in SPLITS else ""
+    footer += "; dotted: β changed last" if changes else ""
     figure, body = new_figure(2.2 * rows_and_columns(len(curves), 3)[0] + 0.5, footer)
     for axes, (title, lines) in zip(subplots(body, len(curves), 3), curves.items(), strict=True):
         for (key, values), colour in zip(lines.items(), LINES, strict=False):
@@ -446,7 +448,7 @@ def training_curves(path: Path, rows: list[dict], footer: str) -> None:
         if len(dots) and len(lines) == 1:
             axes.plot(*dots.T, "o", color=LINES[1], markersize=4)
             lines["dots"] = dots[:, 1]
-        describe(axes, f"{title}; dots: {kind}" if "dots" in lines else title, "epoch")
+        describe(axes, title, "epoch")
         if changes:
             axes.axvline(changes[-1], color="0.6", linewidth=1.0, linestyle=":")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
