@@ -217,6 +217,13 @@ def _open(config, path, dataset, networks=None) -> _Run:
     method = METHODS[config.method.name]
     setup, programs = _built(training.static(config), method, shape, count, networks)
     objective = training.build_objective(config)
+    try:
+        batch = config.train.batch_size
+        notes = method.check(objective.hyper, dataset.train_labels, batch)
+    except ValueError as error:
+        raise UserError(f"method.{error}") from error
+    for note in notes:
+        tell(fold(f"note: {note}"))
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
     return _Run(config, path, dataset, checksums, setup, objective, programs, inference, watched)

@@ -16,14 +16,14 @@ NaN gives NaN.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from hsjax.coordinates import diagonal_cosines, widened
+from hsjax.coordinates import cosines, diagonal_cosines, widened
 from hsjax.statistics import coordinate_moments
 
 
@@ -188,11 +188,7 @@ def paper_spec(
     mean_target = _compressed(compression, diagonal) if mean_target is None else mean_target
     spread_target = diagonal if spread_target is None else spread_target
     if compressed_angles is not None:
-        if not 1 <= compressed_angles < n:
-            raise ValueError(
-                f"compressed_angles is {compressed_angles}: n = {n} has {n - 1} angles"
-            )
-        compressed = jnp.arange(n - 1) < compressed_angles
+        compressed = _first(compressed_angles, n)
         mean_target = jnp.where(compressed, mean_target, 0.0)
         spread_target = jnp.where(compressed, spread_target, diagonal)
     gain = jnp.append(lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32)), 1.0)
@@ -214,6 +210,8 @@ def published_spec(
     n: int,
     compression: str = "full",
     *,
+    compressed_angles: int | None = None,
+    mean_weights: ArrayLike = 1.0,
     std_radius: ArrayLike = 1.0,
     std_angle_gain: Array | float = 500_000.0,
 ) -> Spec:
@@ -227,12 +225,15 @@ def published_spec(
     Args:
       n: latent dimension, >= 2.
       compression: as in `paper_spec`.
+      compressed_angles: how many mean cosines of μ, from the first on, have that target; all n - 1
+        if None. The rest aim at 0.
+      mean_weights: of the mean cosines of μ beside each other, scalar or [n - 1].
       std_radius: factor on the target of σ's radius; a later version of the code has 0.001.
       std_angle_gain: overall gain of σ's angle term: 50,000 for MNIST, 225,000 for Fashion-MNIST,
         500,000 for CIFAR10, SVHN and CelebA in the authors' code.
 
     Raises:
-      ValueError: n < 2 or an unknown compression.
+      ValueError: n < 2, an unknown compression, or compressed angles as in `paper_spec`.
 
     Example:
       >>> spec = published_spec(4)
@@ -243,11 +244,12 @@ def published_spec(
     diagonal = lax.rsqrt(_diagonal(n) ** -2 + eps)
     angle = 50.0 * n**0.5 * lax.rsqrt(jnp.arange(1, n, dtype=jnp.float32))
     radius = (n - 0.5) ** 0.5
+    mean_target = _compressed(compression, diagonal)
+    if compressed_angles is not None:
+        mean_target = jnp.where(_first(compressed_angles, n), mean_target, 0.0)
     return Spec(
-        mean_target=_rows(
-            (_compressed(compression, diagonal), radius), (diagonal, radius * std_radius), n
-        ),
-        mean_gain=_rows((0.05 * angle, 50.0), (0.05 * angle, 50.0), n),
+        mean_target=_rows((mean_target, radius), (diagonal, radius * std_radius), n),
+        mean_gain=_rows((0.05 * angle * mean_weights, 50.0), (0.05 * angle, 50.0), n),
         # For the radius of σ, s has no "+ 1 - b": that is b = 1.
         spread_target=_rows((diagonal, 0.0), (0.0, 1.0), n),
         spread_gain=_rows((angle, 50.0), (angle, 50.0), n),
@@ -294,17 +296,89 @@ def spherical_kl(
             f"mean has shape {mean.shape}, but the spec is for n = {spec.mean_target.shape[-1]}"
         )
     average, variance = moments(jnp.stack([mean, std]), spec.eps)
-    spread = jnp.sqrt(variance + spec.variance_eps)
-    location = spec.mean_gain * (average - spec.mean_target) ** 2
-    if spec.form == "squared":
-        dispersion = (spread - spec.spread_target) ** 2
-    else:
-        excess = spec.spread_scale * spread - spec.spread_target  # s - 1
-        excess = excess * (2.0 + excess)  # s² - 1
-        dispersion = excess - jnp.log1p(excess)
-    columns = location + spec.spread_gain * dispersion
+    columns = _columns(average, variance, spec)
     angles, radius = jnp.sum(columns[:, :-1], axis=1), columns[:, -1]
     return SphericalTerms(angles[0], radius[0], angles[1], radius[1])
+
+
+def _columns(average: Array, variance: Array, spec: Spec, rows: Any = slice(None)) -> Array:
+    """Location and dispersion of each coordinate, for those rows of the spec."""
+    mean_target, mean_gain, spread_target, spread_gain, spread_scale = (
+        array[rows]
+        for array in (
+            *(spec.mean_target, spec.mean_gain),
+            *(spec.spread_target, spec.spread_gain, spec.spread_scale),
+        )
+    )
+    spread = jnp.sqrt(variance + spec.variance_eps)
+    location = mean_gain * (average - mean_target) ** 2
+    if spec.form == "squared":
+        dispersion = (spread - spread_target) ** 2
+    else:
+        excess = spread_scale * spread - spread_target  # s - 1
+        excess = excess * (2.0 + excess)  # s² - 1
+        dispersion = excess - jnp.log1p(excess)
+    return location + spread_gain * dispersion
+
+
+def spherical_kl_by_class(
+    mean: ArrayLike,
+    std: ArrayLike,
+    spec: Spec,
+    labels: ArrayLike,
+    *,
+    classes: int,
+    stride: int = 10,
+) -> tuple[SphericalTerms, Array]:
+    """The objective with an axis for each class: arXiv 2601.18823.
+
+    The coordinates of μ are rolled left by stride · label, so that a class begins with its own
+    ones. Mean and spread of its cosines are those of the class, and the terms of all classes are
+    added up. The radius of μ, and σ, are taken over the whole batch.
+
+    Args:
+      mean: [batch, n], μ.
+      std: [batch, n], σ.
+      spec: targets and gains for this n.
+      labels: integers [batch], 0 ... classes - 1.
+      classes: how many there are.
+      stride: between the axes of two classes, in coordinates.
+
+    Returns:
+      The terms, and how many classes have fewer than two images in the batch: these add nothing.
+
+    Raises:
+      ValueError: as `spherical_kl`, or labels aren't [batch].
+
+    Example:
+      >>> spec, labels = paper_spec(4), jnp.array([0, 0, 1, 1])
+      >>> ones = jnp.ones((4, 4))
+      >>> _, absent = spherical_kl_by_class(ones, ones, spec, labels, classes=3)
+      >>> int(absent)
+      1
+    """
+    terms = spherical_kl(mean, std, spec)
+    mean, labels = widened(mean, "mean"), jnp.asarray(labels)
+    if labels.shape != mean.shape[:1]:
+        raise ValueError(f"labels have shape {labels.shape}: make it {mean.shape[:1]}")
+    columns = (jnp.arange(mean.shape[1])[None] + stride * labels[:, None]) % mean.shape[1]
+    rolled = jnp.take_along_axis(mean, columns, axis=1)
+    of_images = cosines(rolled, eps=spec.eps)
+    members = jax.nn.one_hot(labels, classes, axis=0, dtype=mean.dtype)  # [classes, batch]
+    count = jnp.sum(members, axis=1)
+    average = _over_images(members, of_images) / jnp.maximum(count, 1.0)[:, None]
+    offsets = of_images - average[labels]
+    variance = _over_images(members, offsets**2) / jnp.maximum(count - 1.0, 1.0)[:, None]
+    present = count >= 2.0
+    # Where a class is absent, a spread that has a derivative.
+    variance = jnp.where(present[:, None], variance, 1.0)
+    angles = jnp.sum(_columns(average, variance, spec, (slice(1), slice(-1))), axis=1)
+    angles = jnp.sum(jnp.where(present, angles, 0.0))
+    return terms._replace(mean_angles=angles), classes - jnp.sum(present)
+
+
+def _over_images(members: Array, x: Array) -> Array:
+    return jnp.matmul(members, x, precision="highest")
 
 
 def total(terms: SphericalTerms, spec: Spec) -> Array:
@@ -378,6 +452,13 @@ def _compressed(compression: str, diagonal: Array) -> ArrayLike:
         )
     targets: dict[str, ArrayLike] = {"full": 1.0, "half": diagonal, "none": 0.0}
     return targets[compression]
+
+
+def _first(count: int, n: int) -> Array:
+    """Which of the n - 1 angles are among the first ones."""
+    if not 1 <= count < n:
+        raise ValueError(f"compressed_angles is {count}: n = {n} has {n - 1} angles")
+    return jnp.arange(n - 1) < count
 
 
 def _rows(mean, std, n: int) -> Array:

@@ -56,6 +56,10 @@ SETTINGS = {
     ),
     # As they ran it later: a posterior that is almost a point.
     "published_near": Setting("spherical", _PUBLISHED_ANGLES | {"method.std_radius": 0.001}),
+    # An axis for each of ten classes, for anomaly detection (arXiv 2601.18823).
+    "published_classes": Setting(
+        "spherical", _PUBLISHED_ANGLES | {"method.std_radius": 0.001, "method.classes": 10}
+    ),
     "published_standard": Setting("standard", _PUBLISHED),
     # Second choices of other methods.
     "learned_variance": Setting(

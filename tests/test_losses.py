@@ -423,3 +423,76 @@ def test_bad_arguments_are_named():
         losses.squared_error(np.ones((2, 3), np.uint8), mean[:2, :3])
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.eps = 0.0
+
+
+def by_class_in_float64(mean, std, spec, labels, classes, stride):
+    """The terms by loops over classes and coordinates."""
+    spec = jax.tree.map(lambda x: np.asarray(x, np.float64), spec)
+    (*targets,), angles, absent = (spec.mean_target, spec.spread_target), 0.0, 0
+    n = mean.shape[1]
+    for label in range(classes):
+        rows = [np.roll(row, -stride * label) for row in mean[labels == label].astype(np.float64)]
+        if len(rows) < 2:
+            absent += 1
+            continue
+        for k in range(n - 1):
+            column = [row[k] / np.sqrt((row[k:] ** 2).sum() + spec.eps) for row in rows]
+            spread = np.sqrt(np.var(column, ddof=1) + spec.variance_eps)
+            angles += spec.mean_gain[0, k] * (np.mean(column) - targets[0][0, k]) ** 2
+            s = spec.spread_scale[0, k] * spread + 1.0 - targets[1][0, k]
+            if spec.form == "squared":
+                angles += spec.spread_gain[0, k] * (spread - targets[1][0, k]) ** 2
+            else:
+                angles += spec.spread_gain[0, k] * (s**2 - np.log(s**2) - 1.0)
+    return angles, absent
+
+
+@pytest.mark.parametrize("build", [losses.paper_spec, losses.published_spec])
+@pytest.mark.parametrize(("batch", "n", "classes", "stride"), [(40, 12, 3, 4), (9, 5, 4, 7)])
+def test_an_axis_for_each_class(build, batch, n, classes, stride):
+    """Against float64 loops; what the whole batch says of radius and σ stays."""
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(batch, n)).astype(np.float32) + 1.0
+    std = rng.uniform(0.5, 1.5, (batch, n)).astype(np.float32)
+    labels = np.r_[0, np.arange(batch - 1) % (classes - 1) + 1].astype(np.int32)  # 0 has one
+    spec = build(n, compressed_angles=2)
+
+    def by_class(mean, order=slice(None), **given):
+        given = {"classes": classes, "stride": stride} | given
+        return losses.spherical_kl_by_class(mean[order], std[order], spec, labels[order], **given)
+
+    terms, absent = by_class(mean)
+    angles, lacking = by_class_in_float64(mean, std, spec, labels, classes, stride)
+    np.testing.assert_allclose(terms.mean_angles, angles, rtol=2e-5)
+    assert (absent, lacking) == (1, 1)
+    whole = losses.spherical_kl(mean, std, spec)
+    assert terms[1:] == whole[1:]
+    (shuffled, _) = by_class(mean, rng.permutation(batch))
+    np.testing.assert_allclose(shuffled.mean_angles, terms.mean_angles, rtol=1e-5)
+    gradient = jax.grad(lambda mean: by_class(mean)[0].mean_angles)(jnp.asarray(mean))
+    assert np.isfinite(gradient).all()
+    assert not gradient[0].any()
+    assert gradient[1:].all(axis=1).any()
+    one, _ = losses.spherical_kl_by_class(
+        mean, std, spec, np.zeros(batch, np.int32), classes=1, stride=stride
+    )
+    np.testing.assert_allclose(one.mean_angles, whole.mean_angles, rtol=1e-5)
+
+
+def test_labels_of_another_shape_are_refused():
+    ones = jnp.ones((4, 3))
+    with pytest.raises(ValueError, match=r"labels have shape \(3,\): make it \(4,\)"):
+        losses.spherical_kl_by_class(
+            ones, ones, losses.paper_spec(3), jnp.zeros(3, jnp.int32), classes=1
+        )
+
+
+def test_the_published_mean_weights_and_the_first_angles():
+    spec = losses.published_spec(5, compressed_angles=2, mean_weights=jnp.array([100, 1, 1, 0.0]))
+    plain = losses.published_spec(5)
+    np.testing.assert_array_equal(spec.mean_target[0, :4], [1, 1, 0, 0])
+    np.testing.assert_allclose(spec.mean_gain[0, :4] / plain.mean_gain[0, :4], [100, 1, 1, 0])
+    np.testing.assert_array_equal(spec.mean_gain[:, 4], plain.mean_gain[:, 4])
+    np.testing.assert_array_equal(spec.mean_gain[1], plain.mean_gain[1])
+    with pytest.raises(ValueError, match="compressed_angles is 5: n = 5 has 4 angles"):
+        losses.published_spec(5, compressed_angles=5)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from hsjax import distances, experiment, losses, posteriors, samplers, training
+from hsjax import data, distances, experiment, losses, posteriors, samplers, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
+from hsjax.errors import UserError
 from hsjax.inference import build_inference
 from hsjax.methods import METHODS, Method
 from hsjax.methods.base import normal, outputs_of_point
@@ -475,3 +476,42 @@ def test_a_plain_autoencoder_is_its_error_alone(images_file):
     step = jax.jit(training.train_step, static_argnums=0)
     history = step(setup, training.build_objective(config), state, images).history
     assert history["loss"][0] == history["mse"][0] > 0
+
+
+def test_compression_by_class_is_trained_and_told(images_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "_draw", lambda folder, *_: folder.mkdir())
+    config = tiny_config(images_file)
+    config.method.classes, config.method.class_stride, config.train.epochs = 3, 1, 1
+    config.evaluate.metrics, config.evaluate.features, config.evaluate.samplers = (), "none", ()
+    numbers = experiment.train_and_evaluate(config, tmp_path / "run")
+    assert numbers["terms"]["absent_classes"] == 0
+    assert "note: a batch of 8 lacks 0.59 of the 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"classes": 2}, r"^method.classes is 2, and there are labels up to 2"),
+        ({"classes": 5}, r"^method.classes is 5, and a batch has 8 images: raise train.batch_size"),
+        ({"classes": 3, "labels": None}, r"^method.classes needs labels, and the data set has non"),
+    ],
+)
+def test_data_that_compression_by_class_cannot_take_are_one_line(
+    images_file, tmp_path, change, text
+):
+    config, dataset = tiny_config(images_file), data.load(str(images_file))
+    config.method.classes = change["classes"]
+    if "labels" in change:
+        dataset = dataset._replace(train_labels=None, test_labels=None)
+    with pytest.raises(UserError, match=text):
+        experiment.train_and_evaluate(config, tmp_path / "run", dataset=dataset)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_published_classes_have_the_follow_ups_weights():
+    hyper = METHODS["spherical"].hyper(128, spec="published", classes=10, std_radius=0.001)
+    assert (hyper.classes, hyper.stride) == (10, 10)
+    plain = losses.published_spec(128, std_radius=0.001)
+    weights = hyper.spec.mean_gain[0] / plain.mean_gain[0]
+    np.testing.assert_allclose(weights, np.r_[100.0, np.ones(125), 0.0, 1.0])
+    assert float(hyper.spec.mean_target[1, -1]) == pytest.approx(0.001 * 127.5**0.5)

@@ -20,6 +20,11 @@ def no_notes(hyper: Any, terms: dict[str, float]) -> list[str]:
     return []
 
 
+def no_check(hyper: Any, labels: Any, batch_size: int) -> list[str]:
+    """Any data will do."""
+    return []
+
+
 def normal(key: Array, count: int, n: int, **_) -> Array:
     """New latents from N(0, I), [count, n]."""
     return jax.random.normal(key, (count, n), jnp.float32)
@@ -89,6 +94,11 @@ class Method(NamedTuple):
     notes: Callable[[Any, dict[str, float]], list[str]] = no_notes
     """``(hyper, terms)`` -> lines for the report on a trained run, from its regulariser's terms:
     such as that a part of the method has died.
+    """
+
+    check: Callable[..., list[str]] = no_check
+    """``(hyper, labels of the training images or None, batch_size)`` -> lines that a user should
+    read before training. A ValueError, which begins with a field's name, refuses the data.
     """
 
     project: bool = False

@@ -2,12 +2,27 @@
 
 "Is the sparsity of high dimensional spaces the reason why VAEs are poor generative models?",
 related: https://arxiv.org/abs/2507.15900. spec="published" is the objective of the authors' code.
+With `classes` every class has an axis of its own, as in https://arxiv.org/abs/2601.18823.
 """
 
+import dataclasses
 from typing import Annotated, Literal
+
+import jax
+import numpy as np
 
 from hsjax import losses, posteriors
 from hsjax.methods.base import Bounds, Method, NonNegative, Positive, outputs_of_gaussian
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ByClass:
+    """The numbers of a class, and how many classes there are."""
+
+    spec: losses.Spec
+    classes: int = dataclasses.field(metadata={"static": True})
+    stride: int = dataclasses.field(metadata={"static": True})
 
 
 def hyper(
@@ -24,7 +39,9 @@ def hyper(
     variance_eps: Positive = 1e-4,
     std_radius: NonNegative = 1.0,
     std_angle_gain: Annotated[float | None, Bounds(0.0)] = 500_000.0,
-) -> losses.Spec:
+    classes: Annotated[int, Bounds(0)] = 0,
+    class_stride: Annotated[int, Bounds(0)] = 10,
+) -> losses.Spec | ByClass:
     """Targets and gains.
 
     Args:
@@ -33,8 +50,8 @@ def hyper(
       compression: target of the mean cosines of μ: "full" 1, "half" the diagonal's, "none" 0 (7).
       mean_target: of the paper spec, one target for all cosines instead of compression.
       spread_target: of the paper spec, for the cosines of μ; None: the prior's 1/√(n-k+1).
-      compressed_angles: of the paper spec, how many angles of μ, from the first on, these targets
-        are for; the rest keep the prior's, 0 and 1/√(n-k+1). 0: all n - 1.
+      compressed_angles: how many angles of μ, from the first on, these targets are for; the rest
+        keep the prior's, 0 and 1/√(n-k+1). 0: all n - 1.
       angle_gain: of the paper spec, overall gain of the angle terms (4).
       radius_gain: of the paper spec, overall gain of the radius terms (5).
       eps: of the paper spec, added to squared tails (published code).
@@ -43,6 +60,11 @@ def hyper(
         the code has 0.001.
       std_angle_gain: of the published spec, gain of σ's angles: the authors' are 50,000 for MNIST,
         225,000 for Fashion-MNIST, 500,000 for CIFAR10, SVHN and CelebA. None: not chosen yet.
+
+      classes: of labels that get an axis each; 0: the labels don't matter. With the published spec
+        the first mean cosine then weighs 100 times and the last one nothing, as in the authors'
+        code; what grows there after epoch 100 (100 to 150, and the others' weights) does not.
+      class_stride: how many coordinates the axes of two classes are apart (published code: 10).
 
     Raises:
       ValueError: as `losses.paper_spec`; spec "published" without std_angle_gain.
@@ -54,26 +76,74 @@ def hyper(
                 "(225000), CIFAR10, SVHN and CelebA (500000) alone, so give one, such as "
                 "--config.method.std_angle_gain=500000"
             )
-        return losses.published_spec(
-            n, compression, std_radius=std_radius, std_angle_gain=std_angle_gain
+        weights = np.r_[100.0, np.ones(n - 3), 0.0][: n - 1] if classes and n > 2 else 1.0
+        found = losses.published_spec(
+            n,
+            compression,
+            compressed_angles=compressed_angles or None,
+            mean_weights=weights,
+            std_radius=std_radius,
+            std_angle_gain=std_angle_gain,
         )
-    return losses.paper_spec(
-        n,
-        compression=compression,
-        mean_target=mean_target,
-        spread_target=spread_target,
-        compressed_angles=compressed_angles or None,
-        angle_gain=angle_gain,
-        radius_gain=radius_gain,
-        eps=eps,
-        variance_eps=variance_eps,
+    else:
+        found = losses.paper_spec(
+            n,
+            compression=compression,
+            mean_target=mean_target,
+            spread_target=spread_target,
+            compressed_angles=compressed_angles or None,
+            angle_gain=angle_gain,
+            radius_gain=radius_gain,
+            eps=eps,
+            variance_eps=variance_eps,
+        )
+    return ByClass(found, classes, class_stride) if classes else found
+
+
+def regulariser(
+    numbers: losses.Spec | ByClass, posterior: posteriors.Gaussian, z, *, labels=None, **_
+) -> dict:
+    """The weighted sum of (4) and (5), and the four terms before their overall gains.
+
+    By class, also how many classes had fewer than two images in the batch.
+    """
+    if isinstance(numbers, losses.Spec):
+        terms = losses.spherical_kl(posterior.mean, posterior.std, numbers)
+        return {"regulariser": losses.total(terms, numbers), **terms._asdict()}
+    terms, absent = losses.spherical_kl_by_class(
+        posterior.mean,
+        posterior.std,
+        numbers.spec,
+        labels,
+        classes=numbers.classes,
+        stride=numbers.stride,
     )
+    total = losses.total(terms, numbers.spec)
+    return {"regulariser": total, **terms._asdict(), "absent_classes": absent}
 
 
-def regulariser(numbers: losses.Spec, posterior: posteriors.Gaussian, z, **_) -> dict:
-    """The weighted sum of (4) and (5), and the four terms before their overall gains."""
-    terms = losses.spherical_kl(posterior.mean, posterior.std, numbers)
-    return {"regulariser": losses.total(terms, numbers), **terms._asdict()}
+def check(numbers: losses.Spec | ByClass, labels: np.ndarray | None, batch_size: int) -> list[str]:
+    """Whether batches hold enough of each class."""
+    if isinstance(numbers, losses.Spec):
+        return []
+    classes = numbers.classes
+    if labels is None:
+        raise ValueError("classes needs labels, and the data set has none: set method.classes=0")
+    if (most := int(labels.max())) >= classes:
+        raise ValueError(f"classes is {classes}, and there are labels up to {most}")
+    if batch_size < 2 * classes:
+        raise ValueError(
+            f"classes is {classes}, and a batch has {batch_size} images: raise train.batch_size to "
+            f"{2 * classes} or more, for two images of each class"
+        )
+    share = np.bincount(labels, minlength=classes) / len(labels)
+    few = (1 - share) ** batch_size + batch_size * share * (1 - share) ** (batch_size - 1)
+    if (expected := few.sum()) < 1e-3:
+        return []
+    return [
+        f"a batch of {batch_size} lacks {expected:.2g} of the {classes} classes on average (it has "
+        "fewer than two images of them); these don't count in it: a larger train.batch_size helps"
+    ]
 
 
 spherical = Method(
@@ -81,4 +151,5 @@ spherical = Method(
     hyper=hyper,
     posterior=posteriors.gaussian,
     regulariser=regulariser,
+    check=check,
 )
