@@ -327,6 +327,7 @@ def numeric(name):
     hyper = METHODS[name].hyper(N)
     fields = getattr(hyper, "__dataclass_fields__", {}).values()
     static = {field.name for field in fields if field.metadata.get("static")}
+    static |= {"classes", "class_stride"}  # of spherical, if there are any
     parameters = inspect.signature(METHODS[name].hyper).parameters
     return [
         field
