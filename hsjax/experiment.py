@@ -35,8 +35,10 @@ from hsjax.files import (
 from hsjax.inference import Inference, build_inference, example_images
 from hsjax.logs import Records, read_metrics
 from hsjax.methods import METHODS
+from hsjax.metrics import ood
 from hsjax.terminal import Phases, Progress, fold, tell
 
+_COUNT = "trained_on_images"  # in data.json: how many are left of those that were loaded
 SHOWN = ("loss", "mse", "regulariser", "beta")  # terms in the progress line
 
 
@@ -83,7 +85,8 @@ def _train_and_evaluate(config, path, dataset) -> dict:
                 checkpoints.probe()
                 with writing(run.path):
                     write_json(run.path / "config.json", config.to_dict())
-                    write_text(run.path / "data.json", json.dumps(run.checksums, indent=2) + "\n")
+                    about = run.checksums | {_COUNT: count}
+                    write_text(run.path / "data.json", json.dumps(about, indent=2) + "\n")
                     overview = parameter_overview.get_parameter_overview(
                         initial.params, include_stats=False
                     )
@@ -163,7 +166,8 @@ class _Run(NamedTuple):
     config: ConfigDict
     path: Path
     dataset: data.Dataset
-    checksums: dict  # of its arrays, as data.json holds them
+    others: dict[str, evaluation.Outside]
+    checksums: dict  # of the arrays that were loaded, as data.json holds them
     setup: training.Setup
     objective: training.Objective
     programs: training.Programs
@@ -177,14 +181,16 @@ def _open(config, path, dataset) -> _Run:
     evaluation.check(config, dataset)
     checksums = _checksums(dataset)
     _check_data(path, checksums)
+    dataset, left_out = data.leave_out(dataset, config.data.leave_out, config.evaluate.split)
     dataset = data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
+    others = evaluation.outside(config, dataset, left_out)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
     setup, programs = _built(training.static(config), method, shape, count)
     objective = training.build_objective(config)
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
-    return _Run(config, path, dataset, checksums, setup, objective, programs, inference)
+    return _Run(config, path, dataset, others, checksums, setup, objective, programs, inference)
 
 
 def _initial(run) -> training.TrainState:
@@ -213,6 +219,7 @@ def _check_data(path, checksums) -> None:
     there = read_record(path / "data.json") if devices.is_first() else None
     if there is None:  # a new run, or one of an earlier version
         return
+    there.pop(_COUNT, None)
     if differing := [n for n in sorted(there | checksums) if there.get(n) != checksums.get(n)]:
         raise UserError(
             f"{path} is of a run on other data ({', '.join(differing)} differ): "
@@ -420,9 +427,8 @@ def _evaluate(run, state, records=None) -> dict:
     state = _on_this_process(state)
     with Phases() as say:
         with replaced_together(run.path) as new:
-            found = evaluation.evaluate(
-                run.config, run.setup, run.inference, state, run.dataset, say, run.path / "fits"
-            )
+            judged = run.config, run.setup, run.inference, state, run.dataset
+            found = evaluation.evaluate(*judged, say, run.path / "fits", run.others)
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)
                 write_json(new / "metrics.json", found.numbers)
@@ -444,6 +450,7 @@ def _draw(folder, run, found) -> None:
         f"{run.dataset.name}, {config.method.name}, n = {config.model.latent_dim}, "
         f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}"
         + (f", latents × {scale:g}" if (scale := config.evaluate.latent_scale) != 1.0 else "")
+        + (f", without classes {config.data.leave_out}" if config.data.leave_out else "")
     )
     labels = arrays.get("test_labels")
     figures.panels(folder / "summary.png", found.panels, footer)
@@ -465,6 +472,17 @@ def _draw(folder, run, found) -> None:
             footer,
             dimension=config.model.latent_dim,
         )
+    if outside := numbers.get("ood"):
+        curves = {
+            f"against {about['name']}": {
+                f"{score}, AUROC {about[score]['auroc']:.3f}": ood.roc(
+                    arrays[f"ood_test_{score}"], arrays[f"ood_{source}_{score}"]
+                )
+                for score in ood.SCORES
+            }
+            for source, about in outside.items()
+        }
+        figures.roc(folder / "roc.png", curves, footer)
     if rows := read_metrics(run.path):
         figures.training_curves(folder / "training.png", rows, footer)
 
