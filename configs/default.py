@@ -28,6 +28,9 @@ def get_config(name: str = "standard") -> ConfigDict:
     data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
     # Of a folder without train and test in it: the share of its images that are for testing.
     data.test_share = 0.1
+    # Classes, by label, that a run never sees: they are left out of the training images, and of the
+    # test images but for the metric ood, which tells these from the others.
+    data.leave_out = ()
     # Share of the training images that are held out, to choose settings on: see evaluate.split.
     data.validation_share = 0.0
     # Share of a device's memory that training images may take; more are streamed from the host,
@@ -121,6 +124,8 @@ def get_config(name: str = "standard") -> ConfigDict:
     # train.batch_size that is judged (the published numbers).
     evaluate.batch_norm = "running"
     # frechet, kid, prdc, memorisation: of images, over a feature network; the others: of latents.
+    # Besides these, "ood": do latents and errors tell images out of distribution from the test
+    # images? Those are of data.leave_out, evaluate.ood_data, or both in turn.
     evaluate.metrics = (
         "frechet",
         "kid",
@@ -131,6 +136,9 @@ def get_config(name: str = "standard") -> ConfigDict:
         "latents",
         "tsne",
     )
+    # A set named as in data.name, read from data.dir and scaled as the run's own, whose test images
+    # (validation: training images) are out of distribution. Smaller ones are centred on black.
+    evaluate.ood_data = ""
     # Feature network: "classifier", trained once on the train split and kept in the user's cache
     # (a set without labels, or of one class, gets "random" instead); "random", the same layers
     # with random weights; "inception", the one of the FID, from the file below; "none".

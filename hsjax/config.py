@@ -126,6 +126,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "data.crop": (0, _whole(0, 100_000)),
     "data.corrupt": ("refuse", _one_of(("refuse", "skip"))),
     "data.test_share": (0.1, _number(0.001, 0.999)),
+    "data.leave_out": ((), _wholes(0, 2**31 - 1, fewest=0, up_to=1000)),
     "data.validation_share": (0.0, _number(0, 0.999)),
     "data.device_share": (0.25, _number(0)),
     "model.latent_dim": (128, _whole(2, 1_000_000)),
@@ -174,6 +175,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
         ("frechet", "kid", "prdc", "memorisation", "knn", "probe", "latents", "tsne"),
         _some_of(evaluation.METRICS),
     ),
+    "evaluate.ood_data": ("", _string),
     "evaluate.features": (
         "classifier",
         _one_of(("classifier", "random", "inception", "none")),

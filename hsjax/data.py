@@ -1,6 +1,7 @@
 """A data set by name -> uint8 arrays on the host."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,13 +83,17 @@ def load(
     return _checked(name, source.name, arrays)
 
 
-def of_config(fields: ConfigDict) -> Dataset:
-    """The data set that the `data` fields of a config name; see `load`."""
+def of_config(fields: ConfigDict, name: str = "") -> Dataset:
+    """The data set that the `data` fields of a config name; see `load`.
+
+    Or one of another name, read in the same way; if it is of arrays, it is not scaled.
+    """
+    arrays = name == "digits" or name.endswith(".npz")
     return load(
-        fields.name,
+        name or fields.name,
         fields.dir,
-        size=fields.size,
-        crop=fields.crop,
+        size=0 if arrays else fields.size,
+        crop=0 if arrays else fields.crop,
         corrupt=fields.corrupt,
         test_share=fields.test_share,
     )
@@ -110,6 +115,75 @@ def checked(dataset: Dataset) -> Dataset:
     arrays = dataset._asdict()
     name = str(arrays.pop("name"))
     return _checked(name, name, {key: x for key, x in arrays.items() if x is not None})
+
+
+def leave_out(
+    dataset: Dataset, classes: Sequence[int], judged: str = "test"
+) -> tuple[Dataset, np.ndarray]:
+    """A data set without some classes, and the images of these that tell how unusual they look.
+
+    Args:
+      dataset: as it is.
+      classes: labels; none of them leaves nothing out.
+      judged: "test", or "validation": the split of those images is the test or the training split.
+
+    Returns:
+      A data set whose other labels stay as they are, and uint8 images [count, H, W, C], maybe none.
+      With any class these are a copy in memory.
+
+    Raises:
+      UserError: labels that the set lacks, or less than two images left in a split.
+    """
+    told, images = f"data.leave_out={tuple(classes)}", dataset.test_images
+    if not classes:
+        return dataset, np.asarray(images[:0])
+    if dataset.train_labels is None or dataset.test_labels is None:
+        raise UserError(f"{told}: {dataset.name} has no labels, so leave out none: ()")
+    known = np.union1d(dataset.train_labels, dataset.test_labels)
+    if unknown := sorted(set(classes) - set(known.tolist())):
+        raise UserError(
+            f"{told}: {dataset.name} has no class {unknown[0]}: "
+            f"choose from its {len(known)} between {known[0]} and {known[-1]}"
+        )
+    kept = {}
+    for split in ("train", "test"):
+        labels = getattr(dataset, f"{split}_labels")
+        stays = np.flatnonzero(~np.isin(labels, classes))
+        if len(stays) < 2:
+            raise UserError(
+                f"{told} leaves {len(stays)} of {len(labels)} {split} images: leave 2 or more"
+            )
+        kept[f"{split}_images"] = getattr(dataset, f"{split}_images")[stays]
+        kept[f"{split}_labels"] = labels[stays]
+    labels = dataset.test_labels
+    if judged == "validation":
+        images, labels = dataset.train_images, dataset.train_labels
+    return dataset._replace(**kept), np.asarray(images[np.flatnonzero(np.isin(labels, classes))])
+
+
+def fitted(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images of any size and kind as a model of others takes them.
+
+    Grey is repeated over three channels, and of RGB the luma of ITU-R 601 is taken, as Pillow's "L"
+    does it. Smaller images are centred on black.
+
+    Args:
+      images: uint8 [count, height, width, 1 or 3].
+      shape: (height, width, channels) of the result.
+
+    Raises:
+      ValueError: images that are larger.
+    """
+    height, width, channels = images.shape[1:]
+    above, beside = shape[0] - height, shape[1] - width
+    if min(above, beside) < 0:
+        raise ValueError(f"images of {height}x{width} are larger than {shape[0]}x{shape[1]}")
+    if channels == 3 and shape[2] == 1:
+        luma = images @ np.array([19595, 38470, 7471], np.int32) + 2**15  # Pillow's, of 2¹⁶
+        images = (luma >> 16).astype(np.uint8)[..., None]
+    images = np.broadcast_to(images, (*images.shape[:3], shape[2]))
+    pads = ((pad // 2, pad - pad // 2) for pad in (above, beside))
+    return np.pad(images, ((0, 0), *pads, (0, 0)))
 
 
 def hold_out(dataset: Dataset, share: float, judged: str = "test") -> Dataset:

@@ -1,7 +1,7 @@
 """A trained model -> one dictionary of numbers, and the arrays that the figures are drawn from."""
 
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,15 @@ from ml_collections import ConfigDict
 
 from hsjax import data, training
 from hsjax.errors import UserError
-from hsjax.inference import Inference, decode, embed, mean_squared_error, whole_batch
-from hsjax.metrics import features, generation, latents, neighbours
+from hsjax.inference import (
+    Inference,
+    decode,
+    embed,
+    mean_squared_error,
+    squared_errors,
+    whole_batch,
+)
+from hsjax.metrics import features, generation, latents, neighbours, ood
 from hsjax.samplers import slerp
 from hsjax.sampling import Sampling, keys
 
@@ -71,7 +78,18 @@ LATENT_METRICS: dict[str, Callable[[Embedded], _Found]] = {
     "latents": describe,
     "tsne": tsne,
 }
-METRICS: ChainMap[str, Callable] = ChainMap(LATENT_METRICS, generation.METRICS)  # type: ignore[arg-type]
+METRICS: ChainMap[str, Callable] = ChainMap(
+    {"ood": ood.detection},
+    LATENT_METRICS,  # type: ignore[arg-type]
+    generation.METRICS,  # type: ignore[arg-type]
+)
+
+
+class Outside(NamedTuple):
+    """Images out of distribution, which the metric `ood` tells from the test images."""
+
+    name: str  # of what they show
+    images: np.ndarray  # uint8 [count, H, W, C], as the model takes them
 
 
 class Evaluation(NamedTuple):
@@ -120,6 +138,45 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
             raise UserError(f"evaluate.features=inception can't take this set: {error}") from error
 
 
+def outside(config: ConfigDict, dataset: data.Dataset, left_out: np.ndarray) -> dict[str, Outside]:
+    """What `ood` is asked about, if it is among the metrics, by the field that says so.
+
+    Args:
+      config: of the run.
+      dataset: of the run.
+      left_out: images of the classes that it was left without.
+
+    Raises:
+      UserError: no field says so, or the images are missing or can't be had.
+    """
+    found: dict[str, Outside] = {}
+    classes, name = config.data.leave_out, config.evaluate.ood_data
+    if "ood" not in config.evaluate.metrics:
+        return found
+    if not (classes or name):
+        raise UserError(
+            "evaluate.metrics has ood, which needs images out of distribution: "
+            "set data.leave_out or evaluate.ood_data"
+        )
+    if classes:
+        told = f"{dataset.name}, class{'es' * (len(classes) > 1)} {', '.join(map(str, classes))}"
+        if not len(left_out):
+            raise UserError(
+                f"{told}: the {config.evaluate.split} split has no such image for ood: "
+                "set evaluate.ood_data instead, or leave ood out of evaluate.metrics"
+            )
+        found["leave_out"] = Outside(told, left_out)
+    if name:
+        split = "train_images" if config.evaluate.split == "validation" else "test_images"
+        images = getattr(data.of_config(config.data, name), split)
+        try:
+            images = data.fitted(images, dataset.train_images.shape[1:])
+        except ValueError as error:
+            raise UserError(f"evaluate.ood_data={name}: {error}: scale them down") from error
+        found["ood_data"] = Outside(name, images)
+    return found
+
+
 def evaluate(
     config: ConfigDict,
     setup: training.Setup,
@@ -128,6 +185,7 @@ def evaluate(
     dataset: data.Dataset,
     say: Callable[[str], None] = lambda text: None,
     kept: Path | None = None,
+    others: Mapping[str, Outside] = {},
 ) -> Evaluation:
     """Judge a state on the test split.
 
@@ -144,6 +202,7 @@ def evaluate(
       dataset: of the run.
       say: told what is being done.
       kept: folder where fits of samplers are kept, for whoever samples from the state next.
+      others: what `outside` found.
 
     Raises:
       UserError: a feature network that can't be had, outputs that are not finite, or a folder that
@@ -171,6 +230,10 @@ def evaluate(
     bank = encoded(dataset.train_images)
     found, arrays = _of_latents(config, dataset, bank.mean, test.mean, say)
     numbers |= found
+    if others:
+        squared = partial(squared_errors, inference, state, batch_size=batch_size)
+        found, more = _of_outside(bank.mean, images, test.mean, others, encoded, squared, say)
+        numbers, arrays = numbers | found, arrays | more
 
     sampling = Sampling(
         config,
@@ -225,6 +288,25 @@ def _of_latents(config, dataset, bank, test, say) -> _Found:
         found, described = LATENT_METRICS[name](embedded)
         numbers, arrays = numbers | found, arrays | described
     return numbers, arrays
+
+
+def _of_outside(bank, images, means, others, encoded, squared, say) -> _Found:
+    """How well each score tells the images from others, and all scores."""
+
+    def scored(images, means):
+        seen = ood.Encoded(bank, means, squared(images, means))
+        return {name: score(seen) for name, score in ood.SCORES.items()}
+
+    say("scores of how unusual images are")
+    inside, found = scored(images, means), {}
+    arrays = {f"ood_test_{name}": scores for name, scores in inside.items()}
+    for source, (told, those) in others.items():
+        say(f"scores of {told}")
+        scores = scored(those, encoded(those).mean)
+        found[source] = {"name": told, "images": len(those)}
+        found[source] |= {name: ood.detection(inside[name], scores[name]) for name in scores}
+        arrays |= {f"ood_{source}_{name}": array for name, array in scores.items()}
+    return {"ood": found}, arrays
 
 
 def _of_images(config, dataset, sets, say) -> tuple[list[dict], list[str]]:
@@ -292,6 +374,14 @@ def _notes(config, dataset, count, batch_size) -> list[str]:
         notes.append(f"every latent is multiplied by {wanted.latent_scale:g} before it is decoded")
     if wanted.batch_norm == "batch":
         notes.append(f"BatchNorm takes the statistics of each batch of {batch_size} that is judged")
+        if "ood" in wanted.metrics:
+            notes.append(
+                "so a score of ood depends on the other images of a batch, which are all in "
+                "distribution or all out of it: judge with evaluate.batch_norm=running, too"
+            )
+    if config.data.leave_out:
+        classes = ", ".join(map(str, config.data.leave_out))
+        notes.append(f"left out of all images, and of the feature network's training: {classes}")
     if lacks:
         need = "k-NN accuracy and linear probe"
         if dataset.test_labels is None:

@@ -53,10 +53,12 @@ from hsjax.inference import (
 )
 from hsjax.logs import Records, best_step, read_metrics
 from hsjax.methods import METHODS
+from hsjax.metrics import ood
 from hsjax.models import Networks
 from hsjax.sampling import keys
 from hsjax.terminal import Phases, Progress, fold, tell
 
+_COUNT = "training_images"  # in data.json: how many are left of those that were loaded
 SHOWN = ("loss", "mse", "regulariser", "beta")  # terms in the progress line
 
 
@@ -108,7 +110,7 @@ def _train_and_evaluate(config, path, dataset, networks) -> dict:
                 checkpoints.probe()
                 with writing(run.path):
                     write_json(run.path / "config.json", config.to_dict())
-                    write_json(run.path / "data.json", run.checksums | {"training_images": count})
+                    write_json(run.path / "data.json", _about(run))
                     overview = parameter_overview.get_parameter_overview(
                         initial.params, include_stats=False
                     )
@@ -193,7 +195,8 @@ class _Run(NamedTuple):
     config: ConfigDict
     path: Path
     dataset: data.Dataset
-    checksums: dict  # of its arrays, as data.json holds them
+    others: dict[str, evaluation.Outside]
+    checksums: dict  # of the arrays that were loaded, as data.json holds them
     setup: training.Setup
     objective: training.Objective
     programs: training.Programs
@@ -209,10 +212,12 @@ def _open(config, path, dataset, networks=None) -> _Run:
     logs.check(config.log.writer)
     checksums = _checksums(dataset)
     _check_data(path, checksums)
+    dataset, left_out = data.leave_out(dataset, config.data.leave_out, config.evaluate.split)
     share = config.data.validation_share
     name = "validation" if share else "test"
     watched = name, *data.hold_out(dataset, share, name)[3:]
     dataset = data.hold_out(dataset, share, config.evaluate.split)
+    others = evaluation.outside(config, dataset, left_out)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
     setup, programs = _built(training.static(config), method, shape, count, networks)
@@ -226,7 +231,8 @@ def _open(config, path, dataset, networks=None) -> _Run:
         tell(fold(f"note: {note}"))
     wanted = config.evaluate
     inference = build_inference(setup, objective, wanted.latent_scale, wanted.batch_norm)
-    return _Run(config, path, dataset, checksums, setup, objective, programs, inference, watched)
+    functions = setup, objective, programs, inference
+    return _Run(config, path, dataset, others, checksums, *functions, watched)
 
 
 def _initial(run) -> training.TrainState:
@@ -250,12 +256,17 @@ def _checksums(dataset) -> dict:
     return found
 
 
+def _about(run) -> dict:
+    """What data.json holds."""
+    return run.checksums | {_COUNT: len(run.dataset.train_images)}
+
+
 def _check_data(path, checksums) -> None:
     """Raise a UserError if the run of a workdir began with other data."""
     there = read_record(path / "data.json") if devices.is_first() else None
     if there is None:  # a new run, or one of an earlier version
         return
-    there.pop("training_images", None)
+    there.pop(_COUNT, None)
     if differing := [n for n in sorted(there | checksums) if there.get(n) != checksums.get(n)]:
         raise UserError(
             f"{path} is of a run on other data ({', '.join(differing)} differ): "
@@ -486,15 +497,14 @@ def _evaluate(run, state, records=None) -> dict:
     state = _on_this_process(state).averaged
     with Phases() as say:
         with replaced_together(run.path) as new:
-            found = evaluation.evaluate(
-                run.config, run.setup, run.inference, state, run.dataset, say, run.path / "fits"
-            )
+            judged = run.config, run.setup, run.inference, state, run.dataset
+            found = evaluation.evaluate(*judged, say, run.path / "fits", run.others)
             with writing(run.path):
                 write_npz(new / "embeddings.npz", found.arrays)
                 posteriors = runs.to_arrays(found.posteriors, int(state.step), run.config)
                 write_npz(new / "posteriors.npz", posteriors)
                 write_json(new / "metrics.json", found.numbers)
-                card = cards.card(run.config, run.setup, state, found.numbers, run.checksums)
+                card = cards.card(run.config, run.setup, state, found.numbers, _about(run))
                 write_text(new / "card.md", cards.markdown(card, run.path.name))
         if records:
             records.results(found.numbers, int(state.step))
@@ -514,6 +524,7 @@ def _draw(folder, run, found) -> None:
         f"{run.dataset.name}, {config.method.name}, n = {config.model.latent_dim}, "
         f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}"
         + (f", latents × {scale:g}" if (scale := config.evaluate.latent_scale) != 1.0 else "")
+        + (f", without classes {config.data.leave_out}" if config.data.leave_out else "")
     )
     labels = arrays.get("test_labels")
     figures.panels(folder / "summary.png", found.panels, footer)
@@ -535,6 +546,17 @@ def _draw(folder, run, found) -> None:
             footer,
             dimension=config.model.latent_dim,
         )
+    if outside := numbers.get("ood"):
+        curves = {
+            f"against {about['name']}": {
+                f"{score}, AUROC {about[score]['auroc']:.3f}": ood.roc(
+                    arrays[f"ood_test_{score}"], arrays[f"ood_{source}_{score}"]
+                )
+                for score in ood.SCORES
+            }
+            for source, about in outside.items()
+        }
+        figures.roc(folder / "roc.png", curves, footer)
     if rows := read_metrics(run.path):
         figures.training_curves(folder / "training.png", rows, footer)
 

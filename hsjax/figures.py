@@ -411,6 +411,27 @@ def overlap_histogram(
 
 
 @own_settings()
+def roc(path: Path, curves: dict[str, dict[str, tuple]], footer: str) -> None:
+    """ROC curves of alarms for images out of distribution, {title: {label: (false, true)}}.
+
+    The grey lines are where the two kinds of FPR95 are read.
+    """
+    figure, body = new_figure(3.2 if len(curves) > 1 else 4.2, footer)
+    for axes, (title, lines) in zip(subplots(body, len(curves), 2), curves.items(), strict=True):
+        for (label, (false, true)), colour in zip(lines.items(), LINES, strict=False):
+            axes.plot(false, true, color=colour, linewidth=1.4, label=label)
+        grey = {"color": "0.5", "linewidth": 0.9}
+        axes.axhline(0.95, **grey, linestyle="dashed", label="FPR95 ood:\nfalse rate here")
+        axes.axvline(0.05, **grey, linestyle="dotted", label="FPR95 in:\n1 − true rate here")
+        axes.plot([0, 1], [0, 1], color="0.8", linewidth=0.9)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        shown = "\n".join(wrap(title, 45 if len(curves) > 1 else 90))
+        describe(axes, shown, "false: share of images in distribution", "true: share of the others")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+    save(figure, path)
+
+
+@own_settings()
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
     """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself.
 

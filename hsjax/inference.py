@@ -142,6 +142,21 @@ def mean_squared_error(
     return float(average.compute())
 
 
+def squared_errors(
+    inference: Inference, state: training.TrainState, images, z, batch_size: int
+) -> np.ndarray:
+    """The squared error of each image, summed over its values: [count].
+
+    Raises:
+      UserError: an error that is not a finite number.
+    """
+    parts = []
+    for indices, mask in batches.eval_batches(len(images), batch_size):
+        parts.append(np.asarray(inference.errors(state, images[indices], z[indices]))[mask])
+    _check_finite("decoder", *parts)
+    return np.concatenate(parts)
+
+
 def example_images(
     inference: Inference, state: training.TrainState, images: np.ndarray
 ) -> tuple[np.ndarray, Array]:

@@ -58,10 +58,31 @@ def table(numbers: dict, name: str) -> str:
                 f"{key.replace('_', ' ')} {value:.4g}" for key, value in report.items()
             )
             lines.append(fold(f"  {name:<{width}}  {said}", width + 4))
+    for i, about in enumerate(numbers.get("ood", {}).values()):
+        lines += outside(about, numbers, explained=i == 0)
     for row in numbers.get("generation", ()):
         lines += generation(row, numbers)
     lines += [fold(f"note: {note}") for note in numbers["notes"]]
     return "\n".join(lines)
+
+
+def outside(about: dict, numbers: dict, *, explained: bool = True) -> list[str]:
+    """Lines for one kind of images out of distribution: how to read the table, then the table."""
+    inside = f"{numbers['split']} images"
+    lines = [f"out of distribution: {about['images']} images of {about['name']}"]
+    if explained:
+        lines.append(
+            f"  AUROC: how often one of them scores higher than one of the {inside} "
+            "(0.5: a guess); "
+            f"FPR95 in: share of them that passes with 95 % of the {inside} (in positive); "
+            f"FPR95 ood: share of the {inside} that is refused with 95 % of them (ood positive)"
+        )
+    scores = {name: row for name, row in about.items() if isinstance(row, dict)}
+    width = max(map(len, scores))
+    rows = [["", "AUROC", "FPR95 in", "FPR95 ood"]]
+    rows += [[name, *(f"{value:.3f}" for value in row.values())] for name, row in scores.items()]
+    rows = [[f"  {name:<{width}}", *cells] for name, *cells in rows]
+    return [*(fold(line, 4) for line in lines), terminal.table(rows)]
 
 
 def generation(row: dict, numbers: dict) -> list[str]:

@@ -846,6 +846,76 @@ test_experiment.py::test_held_out_images_are_never_trained_on
 - data.hold_out(dataset, config.data.validation_share, config.evaluate.split)
 + dataset
 
+data.py: left out of training alone
+test_data.py::test_classes_are_left_out_whole_and_nothing_else_is
+- for split in ("train", "test"):
++ for split in ("train",):
+
+data.py: test images in validation
+test_experiment.py::test_classes_that_are_left_out_are_never_trained_on
+- if judged == "validation":
++ if judged == "train":
+
+data.py: grey by the mean
+test_data.py::test_colours_become_grey_as_pillow_does_it
+- 19595, 38470, 7471
++ 21845, 21846, 21845
+
+data.py: images in the corner
+test_data.py::test_images_are_fitted_to_the_middle_of_black
+- (pad // 2, pad - pad // 2)
++ (0, pad)
+
+experiment.py: nothing is left out
+test_experiment.py::test_classes_that_are_left_out_are_never_trained_on
+- dataset, left_out = data.leave_out(
++ _, left_out = data.leave_out(
+
+experiment.py: an older data.json is other data
+test_experiment.py::test_classes_that_are_left_out_are_never_trained_on
+- there.pop(_COUNT, None)
++ there.setdefault(_COUNT, 1)
+
+evaluation.py: errors of other images
+test_evaluation.py::test_scores_of_unusual_images_are_of_their_own_latents_and_errors
+- ood.Encoded(bank, means, squared(images, means))
++ ood.Encoded(bank, means, squared(images, means[::-1]))
+
+evaluation.py: scores against test means
+test_evaluation.py::test_scores_of_unusual_images_are_of_their_own_latents_and_errors
+- _of_outside(bank.mean,
++ _of_outside(test.mean,
+
+metrics/ood.py: the conventions swapped
+test_ood.py::test_what_is_positive_is_what_the_name_says
+- false_positive_rate(-outside, -inside)
++ false_positive_rate(outside, inside)
+
+metrics/ood.py: a tie counts whole
+test_ood.py::test_rates_are_scikit_learns
+- for side in ("left", "right"))
++ for side in ("right", "right"))
+
+metrics/ood.py: an alarm above a score
+test_ood.py::test_rates_are_those_of_counting_by_hand
+- np.searchsorted(x, thresholds) for
++ np.searchsorted(x, thresholds, "right") for
+
+metrics/ood.py: a step, not a line
+test_ood.py::test_a_rate_between_two_thresholds_is_interpolated
+- false[i - 1] + share *
++ false[i - 1] + 1 *
+
+metrics/ood.py: distances by products
+test_ood.py::test_distances_are_those_of_a_loop
+- np.linalg.norm(queries - bank[column], axis=1)
++ np.sqrt(abs((queries**2).sum(1) + (bank[column]**2).sum(1) - 2 * (queries * bank[column]).sum(1)))
+
+metrics/ood.py: radii of one side
+test_ood.py::test_radii_deviate_to_both_sides
+- np.abs(np.mean
++ np.negative(np.mean
+
 experiment.py: beta relative to no regulariser
 test_experiment.py::test_beta_relative_to_nothing
 - row["regulariser"] == 0.0

@@ -18,7 +18,8 @@ from hsjax.files import locked, workdir_path
 # ml_collections', as it reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-FREE = ("data.name", "data.dir", "evaluate.inception_weights")  # strings that may be any word
+# Strings that may be any word.
+FREE = ("data.name", "data.dir", "evaluate.inception_weights", "evaluate.ood_data")
 NAN, INF = math.nan, math.inf
 
 # Wrong for a field of any type: what Python code may put there.

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import default
 from hsjax import data, decoded, experiment, files, sources
 from hsjax.errors import UserError
 
@@ -192,6 +193,116 @@ def test_held_out_images_are_whole_and_apart(count, share, labelled):
             np.testing.assert_array_equal(x[:, 0, 0, 0], y.astype(np.uint8))
         every = np.concatenate([judged.train_labels, judged.test_labels])
         np.testing.assert_array_equal(np.sort(every), numbers)
+
+
+def _numbered(labels, first=0):
+    """Images that hold their number, and these labels."""
+    numbers = np.arange(first, first + len(labels), dtype=np.uint8)
+    images = numbers[:, None, None, None] + np.zeros((1, 2, 2, 1), np.uint8)
+    return images, np.array(labels, np.int32)
+
+
+LABELLED = st.lists(st.integers(0, 3), min_size=2, max_size=40)
+
+
+@given(LABELLED, LABELLED, st.sets(st.integers(0, 4)), st.sampled_from(["test", "validation"]))
+def test_classes_are_left_out_whole_and_nothing_else_is(train, test, classes, judged):
+    dataset = data.Dataset("mine", *_numbered(train), *_numbered(test, 100))
+    if unknown := classes - {*train, *test}:
+        with pytest.raises(UserError, match=f"mine has no class {min(unknown)}: choose from its"):
+            data.leave_out(dataset, sorted(classes))
+        return
+    splits = {"train": train, "test": test}
+    stays = {
+        split: [i for i, c in enumerate(of, start) if c not in classes]
+        for (split, of), start in zip(splits.items(), (0, 100), strict=True)
+    }
+    if few := [split for split in splits if len(stays[split]) < 2]:
+        counts = f"leaves {len(stays[few[0]])} of {len(splits[few[0]])} {few[0]} images"
+        with pytest.raises(UserError, match=counts):
+            data.leave_out(dataset, sorted(classes))
+        return
+    found, images = data.leave_out(dataset, sorted(classes), judged)
+    if not classes:
+        assert found is dataset
+    for split, of, start in (("train", train, 0), ("test", test, 100)):
+        pixels = getattr(found, f"{split}_images")[:, 0, 0, 0]
+        np.testing.assert_array_equal(pixels, stays[split])
+        labels = getattr(found, f"{split}_labels")
+        np.testing.assert_array_equal(labels, [of[i - start] for i in pixels])
+        assert labels.dtype == np.int32
+    of, start = (train, 0) if judged == "validation" else (test, 100)
+    wanted = [i for i, c in enumerate(of, start) if c in classes] if classes else []
+    assert images.shape[1:] == (2, 2, 1)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], wanted)
+
+
+def test_a_set_without_labels_has_no_classes_to_leave_out():
+    dataset = data.Dataset("mine", _images(7), None, _images(3), None)
+    assert data.leave_out(dataset, ())[0] is dataset
+    with pytest.raises(UserError, match=r"data.leave_out=\(3,\): mine has no labels"):
+        data.leave_out(dataset, (3,))
+
+
+def test_classes_of_images_on_the_device_are_left_out_there():
+    images, labels = _numbered([0, 1, 2, 0, 1, 2])
+    dataset = data.Dataset("mine", jnp.asarray(images), labels, jnp.asarray(images), labels)
+    found, others = data.leave_out(dataset, (1,))
+    assert isinstance(found.train_images, jax.Array)
+    assert isinstance(others, np.ndarray)
+    np.testing.assert_array_equal(found.train_images[:, 0, 0, 0], [0, 2, 3, 5])
+    np.testing.assert_array_equal(others[:, 0, 0, 0], [1, 4])
+
+
+def test_colours_become_grey_as_pillow_does_it():
+    from PIL import Image
+
+    images = _images(50, (20, 30, 3))
+    images[0, :, :, :] = 255
+    found = data.fitted(images, (20, 30, 1))
+    assert found.dtype == np.uint8
+    theirs = [np.asarray(Image.fromarray(image).convert("L")) for image in images]
+    np.testing.assert_array_equal(found[..., 0], theirs)
+
+
+SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3]))
+
+
+@given(SHAPES, SHAPES)
+def test_images_are_fitted_to_the_middle_of_black(own, shape):
+    (height, width, channels), (high, wide, wanted) = own, shape
+    images = 1 + _images(3, own) // 2
+    if height > high or width > wide:
+        with pytest.raises(ValueError, match=f"images of {height}x{width} are larger than {high}x"):
+            data.fitted(images, shape)
+        return
+    found = data.fitted(images, shape)
+    assert found.shape == (3, *shape)
+    top, left = (high - height) // 2, (wide - width) // 2
+    middle = found[:, top : top + height, left : left + width]
+    if channels == 3 and wanted == 1:
+        middle, images = middle.astype(float), images @ np.array([[0.299], [0.587], [0.114]])
+        np.testing.assert_allclose(middle, images, atol=0.51)
+    else:
+        np.testing.assert_array_equal(middle, np.broadcast_to(images, middle.shape))
+    assert found.astype(int).sum() == middle.astype(int).sum()  # all else is black
+    black = np.ones((high, wide), bool)
+    black[top : top + height, left : left + width] = False
+    assert not found[:, black].any()
+
+
+def test_another_set_is_read_as_the_runs_own(tmp_path, home):
+    fields = default.get_config().data
+    fields.name, fields.size, fields.crop = "nowhere", 2, 4
+    np.savez(tmp_path / "mine.npz", **_arrays())
+    for name, shape in (("digits", (8, 8, 1)), (str(tmp_path / "mine.npz"), (5, 4, 3))):
+        assert data.of_config(fields, name).test_images.shape[1:] == shape
+    _prepare(tmp_path / "sets" / "tiny" / "1.0.0")
+    fields.dir = str(tmp_path / "sets")
+    assert data.of_config(fields, "tiny").test_images.shape == (3, 2, 2, 3)
+    fields.name = "digits"
+    with pytest.raises(UserError, match="can't scale digits"):
+        data.of_config(fields)
 
 
 def test_images_on_the_device_are_held_out_there():

@@ -58,7 +58,10 @@ def test_the_pages_with_code_are_found():
 
 DOCTESTED = [
     f"hsjax.{n}"
-    for n in ("coordinates", "distances", "losses", "methods", "posteriors", "statistics")
+    for n in (
+        *("coordinates", "distances", "losses", "methods", "metrics.ood", "posteriors"),
+        "statistics",
+    )
 ]
 
 

@@ -39,6 +39,7 @@ def whole_config(images_file):
     config.train.epochs = 1
     config.evaluate.samplers = NAMES
     config.evaluate.metrics = tuple(evaluation.METRICS)
+    config.evaluate.ood_data = str(images_file)
     return config
 
 
@@ -96,12 +97,22 @@ def test_every_promised_number_is_there(whole):
     assert any("rank-deficient" in note for note in numbers["notes"])
     assert {path.name for path in (workdir / "figures").iterdir()} == {
         *("summary.png", "interpolations.png", "sphere.png", "tsne.png", "angles.png"),
-        *("overlaps.png", "training.png"),
+        *("overlaps.png", "training.png", "roc.png"),
     }
     with np.load(workdir / "embeddings.npz") as arrays:
         assert arrays["test_mean"].shape == (12, 4)
         assert arrays["tsne"].shape == (12, 2)
         assert arrays["groups"].shape == (12, 3)
+        for score in ("knn", "radius", "error"):
+            assert arrays[f"ood_test_{score}"].shape == (12,)
+    # Out of distribution is the set itself here: nothing tells the two apart.
+    others = numbers["ood"]["ood_data"]
+    assert others["images"] == 12
+    assert list(others)[2:] == ["knn", "radius", "error"]
+    for row in list(others.values())[2:]:
+        assert row["auroc"] == 0.5
+        for convention in ("fpr95_in_positive", "fpr95_ood_positive"):
+            assert row[convention] == pytest.approx(0.95)
 
 
 def sorted_others(name):
@@ -210,6 +221,70 @@ READABLE = Inference(
     terms=lambda _, posterior, *__: standard.regulariser(standard.hyper(4), posterior, None),
     prior=lambda *_, **__: None,
 )
+
+
+def test_scores_of_unusual_images_are_of_their_own_latents_and_errors(config):
+    """Of a model that can be read; the unusual images are far in one latent."""
+    rng = np.random.default_rng(0)
+    train, test, few = (rng.integers(100, 156, (n, 2, 2, 1), dtype=np.uint8) for n in (30, 20, 9))
+    few[:, 0, 0, 0] = 250
+    dataset = data.Dataset("toy", train, None, test, None)
+    config.evaluate.metrics, config.evaluate.samplers = ("ood",), ()
+    config.evaluate.batch_norm, config.train.batch_size = "batch", 8
+    shape = {"steps": 6, "shape": (2, 2, 1), "method": METHODS[config.method.name]}
+    run = SimpleNamespace(config=training.static(config), **shape)
+    others = {
+        "leave_out": evaluation.Outside("few", few),
+        "ood_data": evaluation.Outside("x", test),
+    }
+    state = SimpleNamespace(step=12, variables={})
+    found = evaluation.evaluate(config, run, READABLE, state, dataset, others=others)
+    bank = latents_of(train).astype(np.float64)
+    for source, images in (("test", test), ("leave_out", few), ("ood_data", test)):
+        z, scores = latents_of(images), {}
+        distances = np.linalg.norm(z[:, None] - bank[None], axis=2)
+        scores["knn"] = np.sort(distances, axis=1)[:, :3].mean(axis=1)
+        radius = np.linalg.norm(bank, axis=1).mean()
+        scores["radius"] = abs(np.linalg.norm(z, axis=1) - radius)
+        scores["error"] = abs(z[:, 0])
+        for name, wanted in scores.items():
+            ours = found.arrays[f"ood_{source}_{name}"]
+            np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+    numbers = found.numbers["ood"]
+    assert list(numbers) == ["leave_out", "ood_data"]
+    assert (numbers["leave_out"]["name"], numbers["leave_out"]["images"]) == ("few", 9)
+    for score in ("knn", "radius", "error"):
+        wanted = {"auroc": 1.0, "fpr95_in_positive": 0.0, "fpr95_ood_positive": 0.0}
+        assert numbers["leave_out"][score] == wanted
+        assert numbers["ood_data"][score]["auroc"] == 0.5
+    (note,) = [note for note in found.numbers["notes"] if "score of ood" in note]
+    assert note.startswith("so a score of ood depends on the other images of a batch")
+    before = found.numbers["notes"][found.numbers["notes"].index(note) - 1]
+    assert before == "BatchNorm takes the statistics of each batch of 8 that is judged"
+
+
+def test_the_report_explains_scores_once_and_tells_all(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rates = {"auroc": 0.98765, "fpr95_in_positive": 0.25, "fpr95_ood_positive": 0.0625}
+    about = {"name": "digits, class 3", "images": 36, "knn": rates, "radius": rates}
+    numbers = {"split": "test", "epoch": 3, "test_images": 12, "mse_sum": 1.0, "notes": []}
+    numbers["ood"] = {"leave_out": about, "ood_data": about | {"name": "faces/"}}
+    text = report.table(numbers, "digits")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    start = lines.index("out of distribution: 36 images of digits, class 3")
+    second = lines.index("out of distribution: 36 images of faces/")
+    table = [["AUROC", "FPR95", "in", "FPR95", "ood"]]
+    table += [[name, "0.988", "0.250", "0.062"] for name in ("knn", "radius")]
+    assert [line.split() for line in lines[second - 3 : second]] == table
+    assert [line.split() for line in lines[second + 1 : second + 4]] == table
+    told = " ".join(" ".join(lines[start + 1 : second - 3]).split())
+    for said in (
+        "how often one of them scores higher than one of the test images (0.5: a guess)",
+        "FPR95 in: share of them that passes with 95 % of the test images (in positive)",
+        "FPR95 ood: share of the test images that is refused with 95 % of them (ood positive)",
+    ):
+        assert said in told
 
 
 @pytest.mark.parametrize(("split", "last"), [("train", 2.0), ("test", -2.0)])

@@ -296,6 +296,83 @@ def test_held_out_images_are_never_trained_on(lean, images_file, tmp_path):
         experiment.evaluate(tmp_path / "alone", of_judgement(alone))
 
 
+def test_classes_that_are_left_out_are_never_trained_on(lean, images_file, tmp_path):
+    """The same run as on a set without them; they are told from the others instead."""
+    lean.data.leave_out, lean.data.validation_share = (1,), 0.25
+    lean.evaluate.metrics = ("knn", "ood")
+    numbers = experiment.train_and_evaluate(lean, tmp_path / "run")
+    arrays = dict(np.load(images_file))
+    labels = {split: arrays[f"{split}_labels"] != 1 for split in ("train", "test")}
+    lost = int(np.sum(~labels["test"]))
+    assert (numbers["test_images"], numbers["ood"]["leave_out"]["images"]) == (12 - lost, lost)
+    assert numbers["ood"]["leave_out"]["name"] == f"{images_file}, class 1"
+    kept = {name: array[labels[name.split("_")[0]]] for name, array in arrays.items()}
+    np.savez(tmp_path / "kept.npz", **kept)
+    rest = {name: array[~labels[name.split("_")[0]]] for name, array in arrays.items()}
+    np.savez(tmp_path / "rest.npz", **rest)
+    alone = lean.copy_and_resolve_references()
+    alone.data.name, alone.data.leave_out = str(tmp_path / "kept.npz"), ()
+    alone.evaluate.ood_data = str(tmp_path / "rest.npz")
+    wanted = experiment.train_and_evaluate(alone, tmp_path / "alone")
+    told = {name: row for name, row in numbers["ood"].pop("leave_out").items() if name != "name"}
+    assert told == {n: row for n, row in wanted["ood"].pop("ood_data").items() if n != "name"}
+    (note,) = [note for note in numbers["notes"] if note.startswith("left out of all images")]
+    assert note.endswith(": 1")
+    numbers["notes"].remove(note)
+    assert numbers == wanted
+
+    # What was loaded is checked, and what is left of it is counted.
+    record = json.loads((tmp_path / "run" / "data.json").read_text())
+    left = int(np.sum(labels["train"]))
+    assert record.pop("trained_on_images") == left - round(left / 4)
+    assert record["train_images"]["shape"] == [44, 6, 10, 1]
+    (tmp_path / "run" / "data.json").write_text(json.dumps(record))  # of an earlier version
+    lean.evaluate.ood_data = str(tmp_path / "rest.npz")
+    numbers = experiment.evaluate(lean, tmp_path / "run")
+    first, second = numbers["ood"].values()
+    assert first["knn"] == second["knn"] == told["knn"]
+
+    # Nothing of the test split is looked at when settings are chosen.
+    lean.evaluate.split = "validation"
+    numbers = experiment.evaluate(lean, tmp_path / "run")
+    unseen = int(np.sum(~labels["train"]))
+    assert [about["images"] for about in numbers["ood"].values()] == [unseen, unseen]
+    assert numbers["test_images"] == round(left / 4)
+    lean.data.leave_out = (2,)
+    with pytest.raises(UserError, match=r"another config \(data.leave_out is \[2\], there \[1\]"):
+        experiment.train_and_evaluate(lean, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "evaluate.metrics has ood, which needs images out of distribution: set data.leave"),
+        ({"data.leave_out": (7,)}, "has no class 7: choose from its 3 between 0 and 2"),
+        ({"data.leave_out": (0, 1, 2)}, "leaves 0 of 44 train images: leave 2 or more"),
+        ({"evaluate.ood_data": "digits"}, "=digits: images of 8x8 are larger than 6x10: scale"),
+        ({"evaluate.ood_data": "nowhere.npz"}, "nowhere.npz: no such file"),
+    ],
+)
+def test_images_out_of_distribution_that_cannot_be_had_are_one_line(lean, tmp_path, fields, text):
+    lean.evaluate.metrics = ("ood",)
+    lean.update_from_flattened_dict(fields)
+    with pytest.raises(UserError) as caught:
+        experiment.train_and_evaluate(lean, tmp_path)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_class_that_no_test_image_shows_is_told_from_nothing(lean, images_file, tmp_path):
+    arrays = dict(np.load(images_file))
+    arrays["train_labels"][:9] = 5
+    np.savez(tmp_path / "x.npz", **arrays)
+    lean.data.name, lean.data.leave_out = str(tmp_path / "x.npz"), (5,)
+    lean.evaluate.metrics = ("ood",)
+    with pytest.raises(UserError, match=r"class 5: the test split has no such image for ood"):
+        experiment.train_and_evaluate(lean, tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_a_set_without_labels(config, images_file, tmp_path, capsys):
     arrays = dict(np.load(images_file))

@@ -178,6 +178,19 @@ def test_a_log_scale_has_numbers_to_read_it_by(values):
     assert 2 <= len(inside) <= 9
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_roc_curves_reach_where_they_go(tmp_path, count):
+    """A perfect score goes along the left and the top, the worst one along the other sides."""
+    lines = {"best": ([0, 0, 1], [0, 1, 1]), "worst": ([0, 1, 1], [0, 0, 1])}
+    curves = {f"against {'a long path ' * 5}{i}": lines for i in range(count)}
+    image = picture(figures.roc, tmp_path, curves, FOOTER)
+    for colour in (figures.BLUE, figures.RED):
+        rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        drawn = np.linalg.norm(image - np.array(rgb), axis=-1) < 0.1
+        assert drawn.sum(axis=0).max() > 200  # upright
+        assert drawn.sum(axis=1).max() > 200 * count  # level
+
+
 def row(epoch, **others):
     terms = {"mean_angles": 2.0, "mean_radius": 1 / epoch, "std_angles": 3.0, "std_radius": 0.0}
     steering = {"beta": 1.0, "learning_rate": 2e-4, "images_per_second": 9.0, "seconds": 1.0}
@@ -248,6 +261,7 @@ HOSTILE = {
         (figures.tsne, (directions(30)[:, :2], LABELS[:30], FOOTER)),
         (figures.angle_profile, (np.ones(3), np.ones(3), FOOTER)),
         (partial(figures.overlap_histogram, dimension=3), (np.linspace(-1, 1, 5), np.ones(4), "")),
+        (figures.roc, ({"a": {"b": ([0.0, 0.5, 1.0], [0.0, 0.9, 1.0])}}, FOOTER)),
         (figures.training_curves, ([row(1), row(2)], FOOTER)),
     ],
 )
