@@ -14,6 +14,9 @@ What judges a model is in `hsjax.metrics`; the network and the experiment around
 `hsjax.models`, `hsjax.training`, `hsjax.evaluation` and `hsjax.experiment`. These are loaded when
 they are first asked for, as they need Flax, Orbax and more: `pip install 'hsjax[train]'`.
 
+`hsjax.load(path)` gives a trained model, `hsjax.train(config, workdir)` trains one, and
+`hsjax.evaluate(workdir)` judges it again.
+
 Example:
   >>> import jax.numpy as jnp
   >>> import hsjax

@@ -7,7 +7,6 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -40,14 +39,14 @@ def _of_a_run(*about: str) -> _Parser:
 _OUT = "--out=FOLDER gets PNGs, NAME.npz one array (arr_0, uint8), NAME.png one picture."
 
 
-def _load(arguments) -> tuple[runs.Run, Path]:
+def _load(given) -> runs.Run:
     start()
-    return runs.load(arguments.workdir), workdir_path(arguments.out)
+    return runs.load(given.workdir)
 
 
-def _save(out: Path, batches: Iterator[np.ndarray], count: int, **options) -> None:
-    written = output.save(out, counted(batches, count, "images"), **options)
-    tell(f"{written} images: {out}")
+def _save(given, batches: Iterator[np.ndarray], count: int, **options) -> None:
+    written = output.save(workdir_path(given.out), counted(batches, count, "images"), **options)
+    tell(f"{written} images: {given.out}")
 
 
 @command
@@ -58,8 +57,8 @@ def sample() -> None:
     parser.add_argument("--sampler", help="where latents come from (the run's sample.sampler)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
     given = parser.parse_args()
-    run, out = _load(given)
-    _save(out, run.sample_batches(given.count, given.sampler, given.seed), given.count)
+    run = _load(given)
+    _save(given, run.sample_batches(given.count, given.sampler, given.seed), given.count)
 
 
 @command
@@ -74,7 +73,7 @@ def reconstruct() -> None:
         "--originals", action="store_true", help="write the images themselves, to compare with"
     )
     given = parser.parse_args()
-    run, out = _load(given)
+    run = _load(given)
     fields = run.config.data.copy_and_resolve_references()
     fields.name, fields.dir = given.data or fields.name, given.data_dir or fields.dir
     dataset = data.of_config(fields)
@@ -86,7 +85,7 @@ def reconstruct() -> None:
     size = run.config.train.batch_size
     batches = (images[i : i + size] for i in range(0, len(images), size))
     made = map(_as_floats if given.originals else run.reconstruct, batches)
-    _save(out, made, len(images))
+    _save(given, made, len(images))
 
 
 def _as_floats(images: np.ndarray) -> np.ndarray:
@@ -107,7 +106,7 @@ def interpolate() -> None:
     parser.add_argument("--sampler", help="where samples come from (the run's sample.sampler)")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs (0)")
     given = parser.parse_args()
-    run, out = _load(given)
+    run = _load(given)
     count = 2 * given.count
     if given.between == "samples" or (given.between is None and run.is_exported):
         z = run.sample_latents(count, given.sampler, given.seed)
@@ -117,7 +116,7 @@ def interpolate() -> None:
             raise UserError(f"--count={given.count}: there are {len(means) // 2} pairs of images")
         z = means[np.random.default_rng(given.seed).permutation(len(means))[:count]]
     rows = run.interpolate(z[: given.count], z[given.count :], given.steps)
-    _save(out, iter(rows), given.count * given.steps, columns=given.steps)
+    _save(given, iter(rows), given.count * given.steps, columns=given.steps)
 
 
 @command
@@ -130,12 +129,11 @@ def export() -> None:
     parser.add_argument("--half", action="store_true", help="float16: half the size")
     parser.add_argument("--note", default="", help="what else the card says")
     given = parser.parse_args()
-    run, out = _load(given)
+    run = _load(given)
     samplers = None if given.samplers is None else [x for x in given.samplers.split(",") if x]
-    exporting.write(
-        run, out, format=given.format, samplers=samplers, half=given.half, note=given.note
-    )
-    tell(f"exported: {out}")
+    options = {"format": given.format, "half": given.half, "note": given.note}
+    exporting.write(run, workdir_path(given.out), samplers=samplers, **options)
+    tell(f"exported: {given.out}")
 
 
 @command
