@@ -273,14 +273,14 @@ def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
     Raises:
       UserError: it is no such folder, or a file in it is damaged.
     """
-    path = workdir_path(path)
+    given, path = Path(path), workdir_path(path)
     if (path / exporting.CARD).is_file():
-        return Run(path, _exported(path, networks))
+        return Run(given, _exported(path, networks))
     if not (path / "checkpoints").is_dir() or read_record(path / "config.json") is None:
         raise UserError(
             f"{path} holds no trained model: give the workdir of a run, or an exported folder"
         )
-    return Run(path, _trained(path, networks))
+    return Run(given, _trained(path, networks))
 
 
 def _trained(path: Path, networks) -> _Parts:
