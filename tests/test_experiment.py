@@ -22,9 +22,8 @@ from hsjax.logs import read_metrics
 TIMES = ("seconds", "images_per_second")
 
 
-def final_state(config, workdir):
-    dataset = data.load(config.data.name)
-    _, state = training.create(config, dataset.train_images.shape[1:], len(dataset.train_images))
+def final_state(config, workdir, count=44):
+    _, state = training.create(config, (6, 10, 1), count)
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
         return checkpoints.restore(state)
 
@@ -533,3 +532,77 @@ def test_an_evaluation_moves_no_damaged_checkpoint(config, tmp_path, uninterrupt
     assert numbers["epoch"] == 2
     assert "checkpoint of step 18 is damaged: using the one before it" in caplog.text
     assert sorted(os.listdir(workdir / "checkpoints")) == ["12", "18", "6"]
+
+
+def test_terms_of_other_images_stand_at_every_checkpoint(lean, tmp_path):
+    """Held-out images where there are some, by a computation of one's own; else the test images."""
+    lean.train.checkpoint_every, lean.data.validation_share = 2, 0.25
+    experiment.train_and_evaluate(lean, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert [any(k.startswith("validation_") for k in row) for row in rows] == [False, True, True]
+    state = final_state(lean, tmp_path / "run", count=33)
+    images = data.hold_out(data.load(lean.data.name), 0.25, "validation").test_images
+    setup, _ = training.create(lean, (6, 10, 1), 33)
+    objective = training.build_objective(lean)
+    model = setup.model(objective, state)
+    posterior = model.encode(images / np.float32(255.0))
+    key = jax.random.split(training.random_key(lean.seed))[0]
+    z = posterior.sample(key)
+    mse = np.square(images / 255.0 - np.asarray(model.decode(z))).sum(axis=(1, 2, 3)).mean()
+    np.testing.assert_allclose(rows[-1]["validation_mse"], mse, rtol=1e-4)
+    terms = model.regularise(posterior, z, images=images, labels=None, key=key, sample_key=key)
+    np.testing.assert_allclose(rows[-1]["validation_regulariser"], terms["regulariser"], rtol=1e-4)
+    loss = mse + rows[-1]["beta"] * terms["regulariser"]
+    np.testing.assert_allclose(rows[-1]["validation_loss"], loss, rtol=1e-4)
+    lean.data.validation_share = 0.0
+    experiment.train_and_evaluate(quick(lean), tmp_path / "other")
+    assert {k for k in read_metrics(tmp_path / "other")[-1] if k.startswith("test_")} >= {
+        *("test_mse", "test_loss", "test_regulariser"),
+    }
+
+
+def test_the_best_checkpoint_is_kept_and_judged(lean, tmp_path, monkeypatch):
+    """Whatever comes after it, and after a resume."""
+    watched = dict(enumerate((9.0, 3.0, 5.0, 4.0, 2.0), 1))
+    monkeypatch.setattr(
+        experiment,
+        "_watch",
+        lambda run, state, beta: {
+            f"validation_{k}": watched[int(state.step) // run.setup.steps] for k in ("mse", "loss")
+        },
+    )
+    lean.data.validation_share, lean.train.keep_best = 0.25, "mse"
+    lean.train.checkpoints_kept, lean.evaluate.checkpoint = 1, "best"
+    kept = []
+    for lean.train.epochs in (3, 4, 5):
+        numbers = experiment.train_and_evaluate(lean, tmp_path)
+        kept.append((numbers["epoch"], sorted(map(int, os.listdir(tmp_path / "checkpoints")))))
+    assert kept == [(2, [10, 15]), (2, [10, 20]), (5, [25])]
+    lean.train.keep_best = "none"
+    with pytest.raises(UserError, match=r"keeps no best checkpoint: train it with train.keep_b"):
+        experiment.train_and_evaluate(lean, tmp_path)
+    lean.train.keep_best, lean.data.validation_share = "loss", 0.0
+    with pytest.raises(UserError, match=r"train.keep_best needs images to choose on"):
+        experiment.train_and_evaluate(lean, tmp_path / "other")
+
+
+def test_averages_are_what_is_judged_and_survive_a_stop(lean, tmp_path, monkeypatch):
+    lean.train.ema, lean.train.epochs = 0.9, 2
+    whole = experiment.train_and_evaluate(lean, tmp_path / "whole")
+    lean.train.epochs = 1
+    experiment.train_and_evaluate(lean, tmp_path / "parts")
+    lean.train.epochs = 2
+    assert experiment.train_and_evaluate(lean, tmp_path / "parts") == whole
+    lean.train.ema = 0.0
+    plain = experiment.train_and_evaluate(lean, tmp_path / "plain")
+    assert plain["mse_sum"] != whole["mse_sum"]
+    losses = [[row["loss"] for row in read_metrics(tmp_path / w)] for w in ("whole", "plain")]
+    assert losses[0] == losses[1]
+
+
+def test_a_cosine_is_not_prolonged(lean, tmp_path):
+    lean.train.schedule, lean.train.epochs = "cosine", 1
+    experiment.train_and_evaluate(lean, tmp_path)
+    lean.train.epochs = 2
+    with pytest.raises(UserError, match=r"another config \(train.epochs is 2, there 1\)"):
+        experiment.train_and_evaluate(lean, tmp_path)

@@ -299,3 +299,79 @@ def test_flips_change_what_is_seen(config):
     config.data.flip = True
     flipped = run_epochs(config, 1, False)
     assert not np.array_equal(plain.history["mse"], flipped.history["mse"])
+
+
+def rates(config, steps):
+    config.train.learning_rate = 1e-3
+    setup = training.build(training.static(config), METHODS["spherical"], (6, 10, 1), 44)
+    return np.array([setup.learning_rate(step) for step in range(steps)])
+
+
+@pytest.mark.parametrize("warm", [0.0, 1.5])
+def test_schedules_of_the_learning_rate(config, warm):
+    """Epochs of 6 steps, 4 of them, by their formulas."""
+    config.train.epochs, config.train.warmup_epochs = 4, warm
+    first, step = int(6 * warm), np.arange(24)
+    growth = np.minimum(step / first, 1.0) if warm else np.ones(24)
+    config.train.decay_epochs, config.train.decay_factor = (1, 3), 0.1
+    after = np.where(step >= 18, 0.1, 1.0) if warm else 0.1 ** ((step >= 6) * 1.0 + (step >= 18))
+    np.testing.assert_allclose(rates(config, 24), 1e-3 * growth * after, rtol=1e-5)
+    config.train.schedule = "constant"
+    np.testing.assert_allclose(rates(config, 24), 1e-3 * growth, rtol=1e-5)
+    config.train.schedule = "cosine"
+    along = np.clip(step - first, 0, None) / (24 - first)
+    expected = 1e-3 * growth * 0.5 * (1 + np.cos(np.pi * along))
+    np.testing.assert_allclose(rates(config, 24), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_weight_decay_is_of_kernels_alone(config):
+    setup, state, (images, _) = start(config)
+    objective = training.build_objective(config)
+    config.train.weight_decay = 0.3
+    decaying, begun, _ = start(config)
+    plain, decayed = (
+        jax.jit(training.train_step, static_argnums=0)(s, objective, x, images[:8]).params
+        for s, x in ((setup, state), (decaying, begun))
+    )
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.params)
+    for (path, x), a, b in zip(leaves, *map(jax.tree.leaves, (plain, decayed)), strict=True):
+        decay = 1e-3 * 0.3 * x if path[-1].key == "kernel" else 0.0 * x
+        np.testing.assert_allclose(a - b, decay, atol=2e-7)
+
+
+def test_averages_of_the_weights(config):
+    """By hand, in float64; training itself goes on without them."""
+    _, plain, (images, _) = start(config)
+    assert plain.ema is None
+    assert plain.averaged is plain
+    objective, histories = training.build_objective(config), []
+    for ema in (0.0, 0.9):
+        config.train.ema = ema
+        setup, state, _ = start(config)
+        step = jax.jit(training.train_step, static_argnums=0)
+        trees = [(state.params, state.batch_stats)]
+        for i in range(12):
+            state = step(setup, objective, state, images[i : i + 8])
+            trees.append((state.params, state.batch_stats))
+        histories.append(state.history["loss"])
+    np.testing.assert_array_equal(*histories)
+    expected = jax.tree.map(lambda x: np.asarray(x, np.float64), trees[0])
+    for i, tree in enumerate(trees[1:]):
+        keep = min(0.9, (1 + i) / (10 + i))
+        expected = jax.tree.map(lambda e, x, k=keep: k * e + (1 - k) * x, expected, tree)
+    found = state.averaged
+    for x, e in zip(
+        jax.tree.leaves((found.params, found.batch_stats)), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(x, e, rtol=1e-4, atol=1e-6)
+    raw, averaged = (tree["decoder"]["out"]["bias"] for tree in (trees[-1][0], found.params))
+    assert abs(raw - averaged).max() > 0
+
+
+def test_a_state_without_options_is_what_it_was(config):
+    """Checkpoints from before these options have the same arrays in the same order."""
+    _, state, _ = start(config)
+    adam = optax.chain(optax.identity(), optax.adam(lambda step: 1e-3))
+    like = jax.eval_shape(adam.init, state.params)
+    assert jax.tree.structure(like) == jax.tree.structure(state.optimizer)
+    assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(state[:7]))

@@ -1,0 +1,104 @@
+"""Writers of scalars and pictures: which there are, what they get, and what a restart changes."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hsjax import logs
+from hsjax.errors import UserError
+
+ROW = {"epoch": 1, "step": 6, "loss": 3.0, "mse": 2.0, "validation_mse": 2.5, "seconds": 0.1}
+NUMBERS = {
+    "mse_sum": 1.5,
+    "terms": {"mean_angles": 1.0},
+    "generation": [
+        {"distance": "FD[x]", "seed": 0, "samplers": {"prior": {"to_test": 7.0, "kid": 0.5}}}
+    ],
+}
+
+
+class Writer(logs._Nothing):
+    """What a writer was given, in the order it came."""
+
+    def __init__(self, workdir, first_step):
+        self.given = [first_step]
+
+    def scalars(self, step, scalars):
+        self.given.append((step, scalars))
+
+    def images(self, step, name, images):
+        self.given.append((step, name, images.shape))
+
+
+def test_every_writer_is_given_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(logs.WRITERS, "mine", Writer)
+    with logs.Records(tmp_path, 0, 0, "mine") as records:
+        records.epoch(ROW)
+        records.images("originals", np.zeros((4, 6, 10, 1)), 6)
+        records.results(NUMBERS, 6)
+        given = records._events.given
+    train = {"train/loss": 3.0, "train/mse": 2.0, "train/seconds": 0.1, "validation/mse": 2.5}
+    samples = {f"samples/prior/FD[x] seed 0 {k}": v for k, v in (("to_test", 7.0), ("kid", 0.5))}
+    assert given == [
+        *(1, (6, train), (6, "originals", (4, 6, 10, 1))),
+        (6, {"test/mse_sum": 1.5} | samples),
+    ]
+    (row,) = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert row == ROW
+
+
+def test_without_a_writer_there_is_metrics_jsonl_alone(tmp_path):
+    with logs.Records(tmp_path, 0, 0, "none") as records:
+        records.epoch(ROW)
+        records.images("originals", np.zeros((4, 6, 10, 1)), 6)
+        records.results(NUMBERS, 6)
+        records.sync()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_weights_and_biases_go_on_in_the_same_run(tmp_path, monkeypatch):
+    begun, logged, ended = [], [], []
+    run = SimpleNamespace(
+        log=lambda content, step: logged.append((step, content)), finish=lambda: ended.append(1)
+    )
+    stub = SimpleNamespace(
+        init=lambda **settings: begun.append(settings) or run,
+        Image=lambda pixels: (pixels.dtype, pixels.max()),
+        util=SimpleNamespace(generate_id=lambda: f"id{len(begun)}"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    workdir = tmp_path / "bars"
+    workdir.mkdir()
+    (workdir / "config.json").write_text('{"seed": 4}')
+    for epoch in (0, 1):
+        with logs.Records(workdir, epoch, 6 * epoch, "wandb") as records:
+            records.epoch(ROW | {"epoch": epoch + 1, "step": 6 * (epoch + 1)})
+            records.images("originals", np.ones((2, 6, 10, 1)), 6)
+    assert [x["id"] for x in begun] == ["id0", "id0"]
+    assert {x["name"] for x in begun} == {"bars"}
+    assert begun[0]["config"] == {"seed": 4}
+    assert len(ended) == 2
+    assert logged[0] == (6, {k: v for k, v in (logged[0][1]).items()})
+    assert logged[0][1]["validation/mse"] == 2.5
+    assert logged[1] == (6, {"originals": [(np.dtype("uint8"), 255)] * 2})
+
+
+def test_a_writer_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setattr(logs.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^log.writer=wandb: wandb is not installed: pip install"):
+        logs.check("wandb")
+    for writer in ("tensorboard", "none"):
+        logs.check(writer)
+
+
+def test_the_best_step_is_of_validation_alone(tmp_path):
+    rows = [
+        ROW | {"epoch": e, "step": 6 * e, "validation_mse": v, "test_loss": 0.1}
+        for e, v in enumerate((3.0, 1.0, 2.0), 1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert logs.best_step(tmp_path, "mse") == 12
+    assert logs.best_step(tmp_path, "loss") is None
