@@ -87,7 +87,7 @@ def get_config(name: str = "standard") -> ConfigDict:
 
     config.log = log = ConfigDict()
     # Where scalars and pictures go besides metrics.jsonl: "tensorboard", "wandb" (Weights & Biases,
-    # pip install wandb; WANDB_MODE=offline works) or "none".
+    # pip install 'hsjax[wandb]'; WANDB_MODE=offline works) or "none".
     log.writer = "tensorboard"
 
     config.sample = sample = ConfigDict()

@@ -159,7 +159,7 @@ def _path(given: str) -> str:
     """FILE or FILE:SETTING, with the whole path of a config that is meant by its name."""
     path, colon, setting = os.path.expanduser(given).partition(":")  # shells leave ~ after = alone
     ours = CONFIGS / f"{path}.py"
-    if not os.path.exists(path) and path.isidentifier() and ours.is_file():
+    if not os.path.isfile(path) and path.isidentifier() and ours.is_file():
         path = str(ours)
     return path + colon + setting
 

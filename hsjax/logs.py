@@ -6,12 +6,14 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -20,7 +22,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
 from hsjax.errors import UserError
-from hsjax.files import own_folder, sync, write_text, writing
+from hsjax.files import own_folder, reason, sync, write_text, writing
 
 SPLITS = ("validation", "test")  # whose terms a row may hold besides those of training
 
@@ -113,34 +115,59 @@ class _Nothing:
 
 
 class _WeightsAndBiases(_Nothing):
-    """A run of the project "hsjax", named after the workdir, which keeps its id."""
+    """A run of Weights & Biases: the same one after a restart, by its id in the workdir.
+
+    Its project is $WANDB_PROJECT, else hsjax. WANDB_MODE=offline keeps all of it in wandb/.
+    """
 
     def __init__(self, workdir: Path, first_step: int):
         import wandb
 
-        file = workdir / "wandb_id.txt"
-        if not file.exists():
-            write_text(file, wandb.util.generate_id())
-        name = file.read_text()
-        self._wandb, config = wandb, json.loads((workdir / "config.json").read_text())
-        self._run = wandb.init(
-            project="hsjax",
-            name=workdir.name,
-            id=name,
-            resume="allow",
-            dir=str(workdir),
-            config=config,
-        )
+        file = workdir / "wandb_run.txt"
+        text = file.read_text(errors="replace").strip() if file.is_file() else ""
+        run_id = text if re.fullmatch("[0-9a-z]{8}", text) else secrets.token_hex(4)
+        with writing(workdir):
+            own_folder(workdir / "wandb")
+            write_text(file, f"{run_id}\n")
+        self._wandb: Any = wandb
+        try:
+            self._run: Any = wandb.init(
+                dir=str(workdir),
+                project=os.environ.get("WANDB_PROJECT", "hsjax"),
+                name=workdir.name,
+                id=run_id,
+                resume="allow",
+                config=json.loads((workdir / "config.json").read_text()),
+                # The progress line is rewritten; what wandb says would stand between.
+                settings=wandb.Settings(console="off", silent=True),
+            )
+            # Of its own steps it drops those that come again after a kill.
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+        except Exception as error:
+            raise UserError(
+                f"log.writer=wandb can't begin ({reason(error)}): `wandb login`, "
+                "set WANDB_MODE=offline, or choose log.writer=tensorboard"
+            ) from error
 
     def scalars(self, step, scalars):
-        self._run.log(scalars, step=step)
+        self._or_without(lambda: self._run.log({"step": step, **scalars}))
 
     def images(self, step, name, images):
-        pictures = [self._wandb.Image(np.rint(255 * x).astype(np.uint8)) for x in images]
-        self._run.log({name: pictures}, step=step)
+        pixels = [np.rint(255.0 * image).astype(np.uint8) for image in images]
+        pictures = [self._wandb.Image(image) for image in pixels]
+        self._or_without(lambda: self._run.log({"step": step, name: pictures}))
 
     def close(self):
-        self._run.finish()
+        self._or_without(lambda: self._run.finish())
+
+    def _or_without(self, act: Callable[[], Any]) -> None:
+        if self._run:
+            try:
+                act()
+            except Exception as error:
+                logging.warning("wandb fails (%s): going on without it", reason(error))
+                self._run = None
 
 
 class _TensorBoard(_Nothing):
@@ -168,8 +195,9 @@ class _TensorBoard(_Nothing):
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step, scalars):
-        for name, value in scalars.items():
-            self._write(step=step, summary=summary.scalar(name, value))
+        for name, value in scalars.items():  # summary.scalar would change a name's brackets
+            point = summary.Summary.Value(tag=name, simple_value=value)
+            self._write(step=step, summary=summary.Summary(value=[point]))
 
     def images(self, step, name, images):
         self._write(step=step, summary=summary.image(name, images, dataformats="NHWC"))
@@ -220,7 +248,7 @@ def check(writer: str) -> None:
       UserError: wandb is not installed.
     """
     if writer == "wandb" and not importlib.util.find_spec("wandb"):
-        raise UserError("log.writer=wandb: wandb is not installed: pip install wandb")
+        raise UserError("log.writer=wandb: wandb is not installed: pip install 'hsjax[wandb]'")
 
 
 def best_step(workdir: Path, term: str) -> int | None:

@@ -62,12 +62,12 @@ def test_without_a_writer_there_is_metrics_jsonl_alone(tmp_path):
 def test_weights_and_biases_go_on_in_the_same_run(tmp_path, monkeypatch):
     begun, logged, ended = [], [], []
     run = SimpleNamespace(
-        log=lambda content, step: logged.append((step, content)), finish=lambda: ended.append(1)
+        log=logged.append, finish=lambda: ended.append(1), define_metric=lambda *_, **__: None
     )
     stub = SimpleNamespace(
         init=lambda **settings: begun.append(settings) or run,
         Image=lambda pixels: (pixels.dtype, pixels.max()),
-        util=SimpleNamespace(generate_id=lambda: f"id{len(begun)}"),
+        Settings=dict,
     )
     monkeypatch.setitem(sys.modules, "wandb", stub)
     workdir = tmp_path / "bars"
@@ -77,13 +77,30 @@ def test_weights_and_biases_go_on_in_the_same_run(tmp_path, monkeypatch):
         with logs.Records(workdir, epoch, 6 * epoch, "wandb") as records:
             records.epoch(ROW | {"epoch": epoch + 1, "step": 6 * (epoch + 1)})
             records.images("originals", np.ones((2, 6, 10, 1)), 6)
-    assert [x["id"] for x in begun] == ["id0", "id0"]
+    assert begun[0]["id"] == begun[1]["id"] == (workdir / "wandb_run.txt").read_text().strip()
     assert {x["name"] for x in begun} == {"bars"}
     assert begun[0]["config"] == {"seed": 4}
     assert len(ended) == 2
-    assert logged[0] == (6, {k: v for k, v in (logged[0][1]).items()})
-    assert logged[0][1]["validation/mse"] == 2.5
-    assert logged[1] == (6, {"originals": [(np.dtype("uint8"), 255)] * 2})
+    assert (logged[0]["step"], logged[0]["validation/mse"]) == (6, 2.5)
+    assert logged[1] == {"step": 6, "originals": [(np.dtype("uint8"), 255)] * 2}
+
+
+def test_a_run_goes_on_without_weights_and_biases(tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("no network\nand more")
+
+    (tmp_path / "config.json").write_text("{}")
+    run = SimpleNamespace(log=fail, finish=fail, define_metric=lambda *_, **__: None)
+    stub = SimpleNamespace(init=lambda **_: run, Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    with logs.Records(tmp_path, 0, 0, "wandb") as records:
+        records.epoch(ROW)
+        records.epoch(ROW | {"epoch": 2, "step": 12})
+    assert len(caplog.records) == 1
+    assert "wandb fails (no network): going on without it" in caplog.text
+    stub.init = fail
+    with pytest.raises(UserError, match=r"wandb can't begin \(no network\): `wandb login`, set W"):
+        logs.Records(tmp_path, 2, 12, "wandb")
 
 
 def test_a_writer_that_is_not_installed_is_one_line(monkeypatch):
