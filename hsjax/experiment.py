@@ -404,13 +404,20 @@ def _watch(run, state, beta) -> dict[str, float]:
     """The terms of images that are not trained on, at most 10,000, by name."""
     name, images, labels = run.watched
     state = _on_this_process(state).averaged
-    images, labels = jax.tree.map(lambda x: x[: evaluation.LARGEST], (images, labels))
+    if len(images) > evaluation.LARGEST:
+        some = np.random.default_rng(0).permutation(len(images))[: evaluation.LARGEST]
+        images, labels = jax.tree.map(lambda x: x[np.sort(some)], (images, labels))
     batch_size = whole_batch(run.config.train.batch_size)
-    posterior = embed(run.inference, state, images, batch_size)
+    # With defaults, whatever the evaluation takes: fields of that are free to change.
+    inference = build_inference(run.setup, run.objective)
+    try:
+        posterior = embed(inference, state, images, batch_size)
+    except UserError:  # the next epoch will say that the run has diverged
+        return {}
     key = keys(run.config.seed)[0]
     z = jax.jit(type(posterior).sample)(posterior, key)
-    terms = run.inference.terms(state, posterior, key, images, labels)
-    found = {"mse": mean_squared_error(run.inference, state, images, z, batch_size)}
+    terms = inference.terms(state, posterior, key, images, labels)
+    found = {"mse": mean_squared_error(inference, state, images, z, batch_size)}
     found |= {term: float(value) for term, value in terms.items()}
     found["loss"] = found["mse"] + beta * found["regulariser"]
     return {f"{name}_{term}": value for term, value in found.items()}

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -252,9 +253,19 @@ def check(writer: str) -> None:
 
 
 def best_step(workdir: Path, term: str) -> int | None:
-    """The step with the least validation "mse" or "loss" of those in metrics.jsonl, if any."""
+    """The step with the least validation "mse" or "loss" of those in metrics.jsonl, if any.
+
+    Losses are compared with the newest β: one that still grows would favour the beginning.
+    """
     rows = [row for row in read_metrics(workdir) if f"validation_{term}" in row]
-    return min(rows, key=lambda row: row[f"validation_{term}"])["step"] if rows else None
+
+    def value(row):
+        if term == "mse":
+            return row["validation_mse"]
+        return row["validation_mse"] + rows[-1]["beta"] * row["validation_regulariser"]
+
+    finite = [row for row in rows if math.isfinite(value(row))]
+    return min(finite, key=value)["step"] if finite else None
 
 
 def read_metrics(workdir: Path) -> list[dict]:

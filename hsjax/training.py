@@ -279,14 +279,15 @@ def _constant(train: Any, steps: int, warm: int) -> optax.Schedule:
 
 
 def _cosine(train: Any, steps: int, warm: int) -> optax.Schedule:
-    """To 0 after the last step."""
-    return optax.cosine_decay_schedule(train.learning_rate, max(1, train.epochs * steps - warm))
+    """From where the warm-up ends to 0 after the last step."""
+    last = train.epochs * steps
+    cosine = optax.cosine_decay_schedule(train.learning_rate, max(1, last - warm))
+    return lambda step: cosine(step - warm)
 
 
 def _step(train: Any, steps: int, warm: int) -> optax.Schedule:
     """Multiplied by the factor after each of the epochs that are named."""
-    epochs = [e for e in train.decay_epochs if e < train.epochs and e * steps > warm]
-    decays = {e * steps - warm: train.decay_factor for e in epochs}
+    decays = {e * steps: train.decay_factor for e in train.decay_epochs if e < train.epochs}
     return optax.piecewise_constant_schedule(train.learning_rate, decays)
 
 
@@ -298,19 +299,17 @@ SCHEDULES: dict[str, Callable[[Any, int, int], optax.Schedule]] = {
 
 
 def schedule(train: Any, steps: int) -> optax.Schedule:
-    """The learning rate of a step.
+    """The learning rate of a step. A warm-up leads from 0 to it in a straight line.
 
     Args:
       train: the fields under `train`.
       steps: of an epoch.
     """
-    warm = round(train.warmup_epochs * steps)
+    warm = min(round(train.warmup_epochs * steps), 2**31 - 1)
     after = SCHEDULES[train.schedule](train, steps, warm)
     if not warm:
         return after
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, train.learning_rate, warm), after], [warm]
-    )
+    return lambda step: jnp.minimum(step / warm, 1.0) * after(jnp.maximum(step, warm))
 
 
 def _are_kernels(params: dict) -> dict:

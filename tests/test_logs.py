@@ -1,6 +1,7 @@
 """Writers of scalars and pictures: which there are, what they get, and what a restart changes."""
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -112,10 +113,16 @@ def test_a_writer_that_is_not_installed_is_one_line(monkeypatch):
 
 
 def test_the_best_step_is_of_validation_alone(tmp_path):
+    """Of finite terms; losses under the newest β, whatever it was at the time."""
+    terms = {"validation_mse": (3.0, 1.0, 2.0, math.nan), "beta": (0.0, 0.5, 1.0, 2.0)}
+    terms |= {"validation_regulariser": (1.0, 4.0, 2.0, 0.0), "test_loss": (0.1,) * 4}
     rows = [
-        ROW | {"epoch": e, "step": 6 * e, "validation_mse": v, "test_loss": 0.1}
-        for e, v in enumerate((3.0, 1.0, 2.0), 1)
+        ROW | {"epoch": e, "step": 6 * e} | {name: x[e - 1] for name, x in terms.items()}
+        for e in (1, 2, 3, 4)
     ]
+    assert logs.best_step(tmp_path, "mse") is None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert logs.best_step(tmp_path, "mse") == 12
-    assert logs.best_step(tmp_path, "loss") is None
+    assert logs.best_step(tmp_path, "loss") == 6
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(ROW | {"validation_mse": math.nan}))
+    assert logs.best_step(tmp_path, "mse") is None

@@ -314,7 +314,7 @@ def test_schedules_of_the_learning_rate(config, warm):
     first, step = int(6 * warm), np.arange(24)
     growth = np.minimum(step / first, 1.0) if warm else np.ones(24)
     config.train.decay_epochs, config.train.decay_factor = (1, 3), 0.1
-    after = np.where(step >= 18, 0.1, 1.0) if warm else 0.1 ** ((step >= 6) * 1.0 + (step >= 18))
+    after = 0.1 ** ((np.maximum(step, first) >= 6) * 1.0 + (step >= 18))
     np.testing.assert_allclose(rates(config, 24), 1e-3 * growth * after, rtol=1e-5)
     config.train.schedule = "constant"
     np.testing.assert_allclose(rates(config, 24), 1e-3 * growth, rtol=1e-5)
