@@ -257,7 +257,7 @@ def best_step(workdir: Path, term: str) -> int | None:
 
     Losses are compared with the newest β: one that still grows would favour the beginning.
     """
-    rows = [row for row in read_metrics(workdir) if f"validation_{term}" in row]
+    rows = [row for row in read_metrics(workdir) if "validation_mse" in row]
 
     def value(row):
         if term == "mse":

@@ -219,7 +219,7 @@ def build(
             posterior = model.posterior(jnp.zeros((train.batch_size, method.head(n)), jnp.float32))
             images = jnp.zeros((train.batch_size, *shape), jnp.float32)
             batch = {"images": images, "reconstructions": images, "key": key, "sample_key": key}
-            batch["labels"] = jnp.zeros(train.batch_size, jnp.int32)
+            batch |= {"labels": jnp.zeros(train.batch_size, jnp.int32), "epoch": jnp.int32(1)}
             return model.regularise(posterior, posterior.mean, **batch)
 
         return list(jax.eval_shape(terms))
@@ -409,7 +409,7 @@ def train_step(
         reconstructions = model.decode(z, train=True)
         mse = losses.squared_error(images, reconstructions)
         batch = {"images": images, "labels": labels, "reconstructions": reconstructions}
-        batch |= {"key": jax.random.fold_in(noise_key, 1), "sample_key": noise_key}
+        batch |= {"key": jax.random.fold_in(noise_key, 1), "sample_key": noise_key, "epoch": epoch}
         terms = model.regularise(posterior, z, **batch)
         loss = mse + beta * terms["regulariser"]
         statistics = model.statistics(posterior, z, **batch)

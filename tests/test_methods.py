@@ -1,6 +1,7 @@
 """Methods: each as its paper has it, and any of them through training, checkpoints and samples."""
 
 import functools
+import importlib
 import inspect
 from functools import partial
 from unittest import mock
@@ -19,6 +20,7 @@ from hsjax.inference import build_inference
 from hsjax.methods import METHODS, Method
 from hsjax.methods.base import normal, outputs_of_point
 
+spherical = importlib.import_module("hsjax.methods.spherical")
 B, N = 12, 6
 
 
@@ -515,4 +517,18 @@ def test_the_published_classes_have_the_follow_ups_weights():
     plain = losses.published_spec(128, std_radius=0.001)
     weights = hyper.spec.mean_gain[0] / plain.mean_gain[0]
     np.testing.assert_allclose(weights, np.r_[100.0, np.ones(125), 0.0, 1.0])
+    for epoch, first, others in ((1, 1, 1), (101, 1, 1), (102, 1.5, 1), (111, 1.5, 4)):
+        gains = spherical.grown(hyper.spec, epoch).mean_gain
+        growth = np.r_[first, np.full(126, others), 1.0]
+        np.testing.assert_allclose(gains[0], growth * hyper.spec.mean_gain[0], rtol=1e-6)
+        np.testing.assert_array_equal(gains[1], hyper.spec.mean_gain[1])
+    posterior = posteriors.Gaussian(jnp.ones((40, 128)), jnp.zeros((40, 128)))
+    labels = jnp.arange(40) % 10
+    early, late = (
+        METHODS["spherical"].regulariser(hyper, posterior, None, labels=labels, epoch=epoch)
+        for epoch in (1, 300)
+    )
+    assert late["regulariser"] > early["regulariser"]
+    with pytest.raises(ValueError, match="class_stride is 16: two of 10 classes would have one ax"):
+        METHODS["spherical"].hyper(32, classes=10, class_stride=16)
     assert float(hyper.spec.mean_target[1, -1]) == pytest.approx(0.001 * 127.5**0.5)

@@ -54,7 +54,8 @@ class Method(NamedTuple):
     * of `regulariser` and `update`: `images` [batch, height, width, channels] in [0, 1]; their
       `reconstructions` from z; `labels` int32 [batch], None for a set without; `params`, those of
       the networks: a tree of arrays with "encoder" and "decoder"; `sample_key`, which z was sampled
-      with, and `key`, another random key;
+      with, and `key`, another random key; `epoch`, counted from 1,
+      while it trains;
     * of `prior` alone: `steps`, the config's sample.steps.
     """
 

@@ -6,9 +6,11 @@ With `classes` every class has an axis of its own, as in https://arxiv.org/abs/2
 """
 
 import dataclasses
+import math
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hsjax import losses, posteriors
@@ -62,12 +64,13 @@ def hyper(
         225,000 for Fashion-MNIST, 500,000 for CIFAR10, SVHN and CelebA. None: not chosen yet.
 
       classes: of labels that get an axis each; 0: the labels don't matter. With the published spec
-        the first mean cosine then weighs 100 times and the last one nothing, as in the authors'
-        code; what grows there after epoch 100 (100 to 150, and the others' weights) does not.
+        the first mean cosine then weighs 100 times and the last one nothing, and after
+        epoch 100 they grow: see `grown`.
       class_stride: how many coordinates the axes of two classes are apart (published code: 10).
 
     Raises:
-      ValueError: as `losses.paper_spec`; spec "published" without std_angle_gain.
+      ValueError: as `losses.paper_spec`; spec "published" without std_angle_gain; a stride that
+        gives two classes one axis.
     """
     if spec == "published":
         if std_angle_gain is None:
@@ -76,7 +79,7 @@ def hyper(
                 "(225000), CIFAR10, SVHN and CelebA (500000) alone, so give one, such as "
                 "--config.method.std_angle_gain=500000"
             )
-        weights = np.r_[100.0, np.ones(n - 3), 0.0][: n - 1] if classes and n > 2 else 1.0
+        weights = np.r_[100.0, np.ones(max(n - 3, 0)), 0.0][: n - 1] if classes else 1.0
         found = losses.published_spec(
             n,
             compression,
@@ -97,11 +100,31 @@ def hyper(
             eps=eps,
             variance_eps=variance_eps,
         )
+    if classes * math.gcd(class_stride, n) > n:
+        raise ValueError(
+            f"class_stride is {class_stride}: two of {classes} classes would have one axis of "
+            f"n = {n}; with 1 up to n classes have their own"
+        )
     return ByClass(found, classes, class_stride) if classes else found
 
 
+def grown(spec: losses.Spec, epoch) -> losses.Spec:
+    """The published spec by class in an epoch, counted from 1.
+
+    With e = epoch - 1 > 100 the mean part of the first angle of μ weighs 1.5 times as much, and
+    those of the others √(e - 101) + 1 times (code of https://arxiv.org/abs/2601.18823).
+    """
+    e = jnp.asarray(epoch, jnp.float32) - 1.0
+    n = spec.mean_gain.shape[1]
+    others = jnp.sqrt(jnp.maximum(e - 101.0, 0.0)) + 1.0
+    growth = jnp.where(jnp.arange(n) == 0, 1.5, jnp.where(jnp.arange(n) < n - 1, others, 1.0))
+    of_mean = jnp.where(e > 100.0, growth, 1.0)
+    gains = spec.mean_gain * jnp.stack([of_mean, jnp.ones(n)])
+    return dataclasses.replace(spec, mean_gain=gains)
+
+
 def regulariser(
-    numbers: losses.Spec | ByClass, posterior: posteriors.Gaussian, z, *, labels=None, **_
+    numbers: losses.Spec | ByClass, posterior, z, *, labels=None, epoch=None, **_
 ) -> dict:
     """The weighted sum of (4) and (5), and the four terms before their overall gains.
 
@@ -110,15 +133,18 @@ def regulariser(
     if isinstance(numbers, losses.Spec):
         terms = losses.spherical_kl(posterior.mean, posterior.std, numbers)
         return {"regulariser": losses.total(terms, numbers), **terms._asdict()}
+    spec = numbers.spec
+    if epoch is not None and spec.form == "kl":
+        spec = grown(spec, epoch)
     terms, absent = losses.spherical_kl_by_class(
         posterior.mean,
         posterior.std,
-        numbers.spec,
+        spec,
         labels,
         classes=numbers.classes,
         stride=numbers.stride,
     )
-    total = losses.total(terms, numbers.spec)
+    total = losses.total(terms, spec)
     return {"regulariser": total, **terms._asdict(), "absent_classes": absent}
 
 
