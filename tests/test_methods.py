@@ -503,7 +503,8 @@ def test_data_that_compression_by_class_cannot_take_are_one_line(
     images_file, tmp_path, change, text
 ):
     config, dataset = tiny_config(images_file), data.load(str(images_file))
-    config.method.classes = change["classes"]
+    config.method.classes, config.method.class_stride = change["classes"], 1
+    config.model.latent_dim = 6
     if "labels" in change:
         dataset = dataset._replace(train_labels=None, test_labels=None)
     with pytest.raises(UserError, match=text):
