@@ -294,7 +294,7 @@ def report(
             tell(f"{name} diverged: {row['diverged']}")
     rows = [row for row in rows if row.get("numbers", {}).get("generation")]
     if not rows:
-        tell("no finished run yet")
+        tell("no finished run whose samples were judged yet")
     judgements = dict.fromkeys(map(judgement, rows))
     for i, which in enumerate(judgements):
         own = path if i == 0 else path.with_stem(f"{path.stem}_{i + 1}")

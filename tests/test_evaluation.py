@@ -69,7 +69,7 @@ def judged(config, workdir):
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
         state = checkpoints.restore(run.setup.initial(0, run.objective))
     parts = run.config, run.setup, run.inference, state, run.dataset
-    return run, state, evaluation.evaluate(*parts)
+    return run, state, evaluation.evaluate(*parts, others=run.others)
 
 
 def test_every_promised_number_is_there(whole):
