@@ -212,8 +212,8 @@ def _table(params: Mapping, batch_stats: Mapping) -> list[_Row]:
             for ours, theirs in arrays.items():
                 tree = "batch_stats" if theirs.startswith("running") else "params"
                 if (path := (tree, *module, ours)) in leaves:
-                    names = [theirs] + ["num_batches_tracked"] * (theirs == "running_var")
-                    names = tuple(f"{name}.{x}" for x in names)
+                    counted = ("num_batches_tracked",) if theirs == "running_var" else ()
+                    names = tuple(f"{name}.{x}" for x in (theirs, *counted))
                     shape = leaves[path].shape
                     rows.append(_Row(path, names, *_layout(module, shape, pixels, channels)))
     except (AttributeError, KeyError, TypeError):
@@ -228,7 +228,7 @@ def _table(params: Mapping, batch_stats: Mapping) -> list[_Row]:
 
 def _modules(params: Mapping, side: int) -> Iterator[tuple[tuple, str, dict[str, str]]]:
     """Paths of modules, their names in PyTorch, and their arrays."""
-    halvings, doublings = (len(params[name]["blocks"]) for name in ("encoder", "decoder"))
+    halvings, doublings = (len(params[name].get("blocks", ())) for name in ("encoder", "decoder"))
     yield ("encoder", "stem"), "encoder.main.0", _LAYER
     yield ("encoder", "norm"), "encoder.main.1", _NORM
     yield from _blocks("encoder", [side << i for i in range(halvings, -1, -1)])
@@ -248,6 +248,7 @@ def _blocks(network: str, sides: list[int]) -> Iterator[tuple[tuple, str, dict[s
 
 def _layout(module: tuple, shape: tuple[int, ...], pixels: int, channels: int) -> tuple:
     """Split, order and shape of a `_Row`."""
+    split: tuple[int, ...] = shape
     match module, len(shape):
         case _, 4:
             return shape, (3, 2, 0, 1), tuple(shape[axis] for axis in (3, 2, 0, 1))
@@ -257,6 +258,4 @@ def _layout(module: tuple, shape: tuple[int, ...], pixels: int, channels: int) -
             split = (shape[0], pixels, channels)
         case ("decoder", "head" | "norm"), 1:
             split = (pixels, channels)
-        case _:
-            split = shape
     return split, tuple(reversed(range(len(split)))), shape[::-1]
