@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from hsjax import cards
+from hsjax import cards, published
 from hsjax.config import from_json, read_record
 from hsjax.errors import UserError
 from hsjax.files import new_folder, reason, write_json, write_text
@@ -32,7 +32,7 @@ _Arrays = dict[str, np.ndarray]
 def _to_safetensors(arrays: _Arrays) -> bytes:
     from safetensors.numpy import save
 
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def _from_safetensors(data: bytes) -> _Arrays:
@@ -52,19 +52,39 @@ def _from_npz(data: bytes) -> _Arrays:
         return dict(file)
 
 
+def _flat(tree: Any) -> dict[str, Any]:
+    """Leaves by path: params/encoder/blocks/0/conv1/kernel."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _to_torch(trees: dict[str, dict]) -> dict[str, Any]:
+    """What a method learns besides has its usual names."""
+    besides = {name: {k: v for k, v in t.items() if k == "method"} for name, t in trees.items()}
+    return published.state_dict(**trees) | _flat(besides)
+
+
+def _from_torch(arrays: _Arrays, like: dict[str, dict], path: Path) -> _Arrays:
+    shapes = (like["params"], like["batch_stats"])
+    params, batch_stats = published.from_state_dict(arrays, *shapes, path)
+    return arrays | _flat({"params": params, "batch_stats": batch_stats})
+
+
 class _Format(NamedTuple):
-    """How arrays become a file."""
+    """How arrays become a file, and how those of the networks are named in it."""
 
     ending: str
     write: Callable[[_Arrays], bytes]
     read: Callable[[bytes], _Arrays]
+    named: Callable[[dict[str, dict]], dict[str, Any]] = _flat
+    usual: Callable[[_Arrays, dict[str, dict], Path], _Arrays] = lambda arrays, like, path: arrays
 
 
 _SAFETENSORS = _Format("safetensors", _to_safetensors, _from_safetensors)
 FORMATS = {
     "safetensors": _SAFETENSORS,
     "npz": _Format("npz", _to_npz, _from_npz),
-    "torch-state-dict-names": _SAFETENSORS,
+    "torch-state-dict-names": _SAFETENSORS._replace(named=_to_torch, usual=_from_torch),
 }
 """Of "torch-state-dict-names" the weights have the names and layouts of `hsjax.published`."""
 
@@ -103,8 +123,8 @@ def write(
         if SAMPLERS[name].learned or SAMPLERS[name].parameters:
             fits[fit_name(name)] = to_arrays(run.sampling.fit(name))
     state = jax.device_get(run.state)
-    ending, encoded, _ = FORMATS[format]
-    weights = _flat({"params": state.params, "batch_stats": state.batch_stats})
+    ending, encoded, _, named, _ = FORMATS[format]
+    weights = named({"params": state.params, "batch_stats": state.batch_stats})
     parts = {"model": weights, "samplers": _flat(fits)}
     if half:
         parts = {name: _cast(arrays, np.float32, np.float16) for name, arrays in parts.items()}
@@ -117,12 +137,6 @@ def write(
             (folder / name).write_bytes(data)
         write_json(folder / CARD, card)
         write_text(folder / "README.md", cards.markdown(card, out.name))
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """Leaves by path: params/encoder/blocks/0/conv1/kernel."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def _cast(arrays: _Arrays, old: type, new: type) -> _Arrays:
@@ -150,7 +164,7 @@ def read(path: Path) -> Exported:
         if [type(x) for x in whole] != [int] * 5 or min(whole) < 0 or not card["steps_per_epoch"]:
             raise ValueError
         record, sums = {**card["config"]}, {**card["files"]}
-        ending, _, decoded = FORMATS[card["format"]]
+        ending, _, decoded, *_ = FORMATS[card["format"]]
         card |= {name: {**card[name]} for name in ("numbers", "data")}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / CARD} is damaged: get a good copy of the folder") from error
@@ -180,7 +194,7 @@ def fill(like: Any, exported: Exported, path: Path) -> Any:
     Raises:
       UserError: they lack an array, or one has another shape.
     """
-    weights = exported.weights
+    weights = FORMATS[exported.card["format"]].usual(exported.weights, like, path)
     wanted = _flat(like)
     for name, x in wanted.items():
         found = weights.get(name)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hsjax import devices, exporting, inference, training
+from hsjax import devices, exporting, inference, published, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import of_evaluation, read_record
 from hsjax.errors import UserError
@@ -261,19 +261,22 @@ class Run:
 
 
 def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
-    """A trained model: from the workdir of a run, or a folder that `hsjax export` wrote.
+    """A trained model: a run's workdir, a folder of `hsjax export`, or the authors' checkpoint.
 
-    The training data isn't needed. Nothing in the folder is executed or changed. Of a workdir the
-    newest good checkpoint counts, or what its evaluate.checkpoint says.
+    The training data isn't needed. Nothing in there is executed or changed. Of a workdir the
+    newest good checkpoint counts, or what its evaluate.checkpoint says. A file is one that
+    `hsjax.published.read` knows.
 
     Args:
-      path: of the folder.
+      path: of the folder or file.
       networks: what the run was trained with, if these were one's own.
 
     Raises:
-      UserError: it is no such folder, or a file in it is damaged.
+      UserError: it is no such folder or file, or something in it is damaged.
     """
     given, path = Path(path), workdir_path(path)
+    if path.is_file():
+        return Run(given, _published(path))
     if (path / exporting.CARD).is_file():
         return Run(given, _exported(path, networks))
     if not (path / "checkpoints").is_dir() or read_record(path / "config.json") is None:
@@ -343,15 +346,31 @@ def _exported(path: Path, networks) -> _Parts:
     objective = training.build_objective(config)
     like = setup.like(objective)
     trees = {"params": like.params, "batch_stats": like.batch_stats}
-    state = training.TrainState(
-        step=jnp.int32(card["step"]),
+    state = _finished(card["step"], **exporting.fill(trees, exported, path))
+    return _Parts(config, setup, state, card["numbers"], card["data"], exported.fits, None, None)
+
+
+def _published(path: Path) -> _Parts:
+    """Of a checkpoint of the authors; an epoch is one step, since it doesn't tell how many."""
+    config, params, batch_stats, epoch, _, shape = published.read(path)
+    setup = training.build(
+        training.static(config), METHODS[config.method.name], shape, config.train.batch_size
+    )
+    state = _finished(epoch + 1, params, batch_stats)
+    return _Parts(config, setup, state, {}, {}, {}, None, None)
+
+
+def _finished(step: int, params: dict, batch_stats: dict) -> training.TrainState:
+    """A state that isn't trained on."""
+    return training.TrainState(
+        step=jnp.int32(step),
         key=jnp.zeros(2, jnp.uint32),
-        **exporting.fill(trees, exported, path),
+        params=params,
+        batch_stats=batch_stats,
         optimizer=None,
         beta_scale=jnp.float32(1.0),
         history={},
     )
-    return _Parts(config, setup, state, card["numbers"], card["data"], exported.fits, None, None)
 
 
 def to_arrays(posteriors: dict[str, Any], step: int, config: ConfigDict) -> dict[str, np.ndarray]:

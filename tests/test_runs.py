@@ -145,6 +145,21 @@ def test_neither_the_data_nor_the_fits_need_to_be_there(trained, tmp_path):
         np.testing.assert_array_equal(inference.to_uint8(run.sample(12, name)), panel)
 
 
+def test_an_export_by_pytorchs_names_has_its_names_and_shapes(run, tmp_path):
+    from safetensors.numpy import load_file
+
+    run.state.params["method"] = {"means": jnp.ones((3, 4))}
+    exporting.write(run, tmp_path / "out", format="torch-state-dict-names")
+    shapes = {name: x.shape for name, x in load_file(tmp_path / "out/model.safetensors").items()}
+    assert shapes.pop("params/method/means") == (3, 4)
+    leaves = jax.tree.leaves((run.state.params, run.state.batch_stats))
+    assert len(shapes) == len(leaves) - 1 + 12  # norms count their batches
+    assert shapes["encoder.main.0.weight"] == (2, 1, 5, 5)
+    assert shapes["encoder.F2L.0.weight"] == (8, 4 * 2 * 3)
+    assert shapes["decoder.L2F.1.num_batches_tracked"] == ()
+    assert shapes["decoder.main.predict.bias"] == (1,)
+
+
 @pytest.mark.parametrize("kind", exporting.FORMATS)
 def test_an_exported_model_is_the_same(run, kind, tmp_path):
     exporting.write(run, tmp_path / "out", format=kind, note="Trained for a test.")

@@ -1,42 +1,56 @@
 """PyTorch's files of tensors, read without PyTorch and without executing anything in them.
 
 Such a file is a pickle that describes the tensors, and their bytes. The unpickler knows the few
-names and opcodes of a state dict, and ends at any other.
+names and opcodes of state dicts and plain data, and ends at any other.
 """
 
 import io
 import pickle
 import zipfile
+from types import NoneType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 
 class Unreadable(ValueError):
-    """The bytes aren't a state dict of plain tensors, whole; the message says why in a few words.
+    """The bytes aren't plain tensors and data, whole; the message says why in a few words.
 
     It may quote the file: print it with `ascii` or `repr`.
     """
 
 
-def tensors(data: bytes) -> dict[str, np.ndarray]:
-    """A state dict as torch.save wrote it, in its format of today or that before 1.6.
+def contents(data: bytes) -> Any:
+    """All that torch.save wrote, in its format of today or that before 1.6.
 
     Args:
-      data: the file's bytes; the tensors may have any layout, and numbers, texts, lists and dicts
-        may stand beside them.
+      data: the file's bytes; the tensors may have any layout.
 
     Returns:
-      The tensors by name, read-only views of the file's bytes; what else there is is left out.
+      The tree of dicts, lists, tuples, texts, numbers, bools and None that was saved. Its tensors
+      are arrays, read-only views of the file's bytes.
 
     Raises:
       Unreadable: on any other bytes, whatever they are: damaged, cut short, compressed, or a pickle
-        that names or holds anything but tensors. There is no other exception.
+        that names or holds anything but those. There is no other exception.
     """
     try:
-        return _zip_tensors(data) if data.startswith(b"PK") else _legacy_tensors(data)
+        read = _zip_contents if data.startswith(b"PK") else _legacy_contents
+        return _plain(*read(data), len(data))
     except Exception as error:  # damaged bytes may provoke any
         raise Unreadable(str(error) or type(error).__name__) from error
+
+
+def tensors(data: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a state dict by name, as in `contents`; what stands beside them is left out.
+
+    Raises:
+      Unreadable: as `contents` does, and if it is no dict.
+    """
+    tree = contents(data)
+    if not isinstance(tree, dict):
+        raise Unreadable("it is no dict")
+    return {name: x for name, x in tree.items() if isinstance(x, np.ndarray)}
 
 
 class _Storage(NamedTuple):
@@ -128,50 +142,67 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves the mem
     }
 
 
-def _zip_tensors(data: bytes) -> dict[str, np.ndarray]:
+def _zip_contents(data: bytes) -> tuple[Any, dict[str, bytes]]:
     """What torch.save writes since 1.6: a zip of data.pkl and a file per storage."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = archive.infolist()
-        stored = all(file.compress_type == zipfile.ZIP_STORED for file in files)
-        if not stored or sum(file.file_size for file in files) > len(data):
+        plain = all(file.compress_type == zipfile.ZIP_STORED for file in files)
+        if not plain or sum(file.file_size for file in files) > len(data):
             raise ValueError("it is compressed")  # and may hold more than fits in memory
         folder = next((f.filename for f in files if f.filename.endswith("/data.pkl")), "")[:-8]
         unpickler = _Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        state = unpickler.load()
-        contents = {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
-    return _arrays(state, contents)
+        tree = unpickler.load()
+        stored = {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
+    return tree, stored
 
 
-def _legacy_tensors(data: bytes) -> dict[str, np.ndarray]:
+def _legacy_contents(data: bytes) -> tuple[Any, dict[str, bytes]]:
     """What it wrote before: five pickles, then each storage's length and bytes."""
     file = io.BytesIO(data)
     magic, version, system = (_Unpickler(file).load() for _ in range(3))
     if (magic, version, system["little_endian"]) != (0x1950A86A20F9469CFC6C, 1001, True):
         raise ValueError("not a PyTorch file")
     unpickler = _Unpickler(file)
-    state, contents = unpickler.load(), {}
+    tree, stored = unpickler.load(), {}
     if (keys := _Unpickler(file).load()) != sorted(unpickler.storages):
         raise ValueError("its list of storages is damaged")
     for key in keys:
         size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
-        contents[key] = file.read(size)
-    return _arrays(state, contents)
+        stored[key] = file.read(size)
+    return tree, stored
 
 
-def _arrays(state: dict[str, Any], contents: dict[str, bytes]) -> dict[str, np.ndarray]:
-    """Views of the bytes."""
-    arrays = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, _Tensor):
-            continue
-        (dtype, key, count), offset, shape, strides, *_ = tensor
-        flat = np.frombuffer(contents[key], dtype)
-        end = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
-        if not whole or len(flat) != count or end >= len(flat):
-            raise ValueError(f"{name} is cut short")
-        in_bytes = [stride * flat.itemsize for stride in strides]
-        arrays[name] = np.lib.stride_tricks.as_strided(
-            flat[offset:], shape, in_bytes, writeable=False
-        )
-    return arrays
+def _plain(tree: Any, stored: dict[str, bytes], most: int) -> Any:
+    """A tree with arrays in the place of the stand-ins, which are views of the bytes.
+
+    What one part refers to again and again counts each time, and ends at `most` parts.
+    """
+    left = iter(range(most))
+
+    def part(x, name):
+        if next(left, None) is None:
+            raise ValueError("it holds more than the file")
+        if isinstance(x, _Tensor):
+            return _array(x, stored, name)
+        if type(x) is dict:
+            return {key: part(value, f"{name}{key}.") for key, value in x.items()}
+        if type(x) in (list, tuple):
+            return type(x)(part(value, f"{name}{i}.") for i, value in enumerate(x))
+        if type(x) not in (NoneType, bool, int, float, str):
+            _refuse()
+        return x
+
+    return part(tree, "")
+
+
+def _array(tensor: _Tensor, stored: dict[str, bytes], name: str) -> np.ndarray:
+    storage, offset, shape, strides, *_ = tensor
+    if not isinstance(storage, _Storage):
+        _refuse()
+    flat = np.frombuffer(stored[storage.key], storage.dtype)
+    end = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
+    if not whole or len(flat) != storage.count or end >= len(flat):
+        raise ValueError(f"{name[:-1]} is cut short")
+    in_bytes = [stride * flat.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(flat[offset:], shape, in_bytes, writeable=False)
