@@ -31,7 +31,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _of_a_run(*about: str) -> _Parser:
     parser = _Parser(*about)
-    parser.add_argument("--workdir", required=True, help="of a trained run; or an exported folder")
+    parser.add_argument(
+        "--workdir", required=True, help="of a trained run; or an exported folder, or FILE.pt"
+    )
     parser.add_argument("--out", required=True, help="what is written; it must not be there yet")
     return parser
 

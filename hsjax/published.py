@@ -55,8 +55,9 @@ def read(path: str | os.PathLike) -> Published:
     """A file of torch.save({"epoch": ..., "state_dict": ..., "metadata": {...}}).
 
     Epoch and metadata may be missing, and the state dict may stand alone. Nothing is executed, and
-    PyTorch isn't needed. The config is that of configs/cifar.py:published_near with the file's
-    sizes, for samplers that need no embeddings. Images are taken to be square, and data that aren't
+    PyTorch isn't needed. The config is that of configs/cifar.py:published_near, or
+    published_classes where the metadata have a class_axis_stride, with the file's sizes, for
+    samplers that need no embeddings. Images are taken to be square, and data that aren't
     32×32×3 have no name.
 
     Raises:
@@ -80,7 +81,7 @@ def read(path: str | os.PathLike) -> Published:
             f"{path} is no published model ({why}): give a whole file of torch.save with the "
             "state_dict of the authors' network"
         ) from error
-    config = _config(shape, stages, n)
+    config = _config(shape, stages, n, metadata)
     for name, field in _RECORDED.items():
         group, last = field.split(".")
         if type(metadata.get(name)) is type(config[group][last]):
@@ -122,8 +123,14 @@ def _sizes(tensors: Mapping[str, np.ndarray]) -> tuple[tuple[int, int, int], tup
     return shape, stages, n
 
 
-def _config(shape: tuple[int, int, int], stages: tuple[int, ...], n: int) -> ConfigDict:
+def _config(
+    shape: tuple[int, int, int], stages: tuple[int, ...], n: int, metadata: dict[str, Any]
+) -> ConfigDict:
+    stride, last = (metadata.get(name) for name in ("class_axis_stride", "end_compress"))
     config = cifar.get_config("published_near")
+    if isinstance(stride, int) and isinstance(last, int):  # the follow-up's
+        config = cifar.get_config("published_classes")
+        config.method.class_stride, config.method.compressed_angles = stride, last + 1
     if shape != (32, 32, 3):
         config.data.name = "unknown"
     config.model.stages, config.model.latent_dim = stages, n
