@@ -368,10 +368,41 @@ def test_what_stands_beside_the_tensors_is_left_out(layout, protocol, small, tmp
     more = {"epoch": 3, "loss": 0.5, "done": True, "name": "a", "no": None, "sizes": [1, (2, 3)]}
     inner = {0: {"step": 2**40}, "kept": Tensor(np.zeros(3, np.float32))}
     write(path, small.state | more | {"nested": inner}, layout, protocol)
+    whole = torch_files.contents(path.read_bytes())
+    assert {name: whole[name] for name in more} == more
+    assert whole["nested"][0] == {"step": 2**40}
+    np.testing.assert_array_equal(whole["nested"]["kept"], np.zeros(3))
     got = torch_files.tensors(path.read_bytes())
     assert got.keys() == small.state.keys()
     for name, array in got.items():
         np.testing.assert_array_equal(array, small.state[name])
+
+
+@pytest.mark.parametrize("layout", ["legacy", "zip"])
+def test_what_is_inside_is_plain_whole_and_no_larger_than_the_file(layout, small, tmp_path):
+    """Lists of lists that a file holds once may be endless, and so may their text."""
+    path = tmp_path / "weights"
+    endless, doubled = [], [0]
+    endless.append(endless)
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    forged = Tensor(np.zeros(3, np.float32))
+    forged.where = lambda: (Storage(forged.array), 1, (3,), (1,))
+    wrong = {
+        "a list in itself": endless,
+        "doubled": doubled,
+        "inside.1.x is cut": [0, {"x": forged}],
+    }
+    wrong |= {"a type": [TORCH.FloatStorage], "a storage": {"x": Storage(forged.array)}}
+    for name, inside in wrong.items():
+        write(path, small.state | {"inside": inside}, layout)
+        for read in (torch_files.contents, torch_files.tensors):
+            with pytest.raises(torch_files.Unreadable) as caught:
+                read(path.read_bytes())
+        assert not name.startswith("inside") or name in str(caught.value)
+    path.write_bytes(pickle.dumps([1], 2))
+    with pytest.raises(torch_files.Unreadable):
+        torch_files.contents(path.read_bytes())
 
 
 @pytest.mark.parametrize("layout", ["legacy", "zip"])
