@@ -121,6 +121,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     # train.batch_size that is judged (the published numbers).
     evaluate.batch_norm = "running"
     # frechet, kid, prdc, memorisation: of images, over a feature network; the others: of latents.
+    # Two more of latents: "geometry", beside N(0, I); "topology", holes, which needs gudhi.
     evaluate.metrics = (
         "frechet",
         "kid",

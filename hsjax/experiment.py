@@ -528,6 +528,8 @@ def _draw(folder, run, found) -> None:
             footer,
             dimension=config.model.latent_dim,
         )
+    if "topology" in numbers:
+        figures.topology(folder / "topology.png", numbers["topology"], footer)
     if rows := read_metrics(run.path):
         figures.training_curves(folder / "training.png", rows, footer)
 
