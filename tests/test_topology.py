@@ -56,10 +56,17 @@ def test_points_on_a_line_have_no_loop():
     assert list(of(np.arange(9.0)[:, None] * [1.0, 2.0]).values())[1:] == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(("n", "angular"), [(3, False), (30, False), (30, True)])
-def test_a_gaussian_is_like_a_gaussian(n, angular):
-    """With any mean and covariance; projected, a narrow one, which keeps its moments."""
-    x = normal(400, n) * np.linspace(1.0, 2.0, n) + 20.0 * angular
+@pytest.mark.parametrize(
+    ("x", "angular"),
+    [
+        (normal(400, 3) * [1.0, 2.0, 4.0] - 5.0, False),
+        (normal(400, 30) * np.linspace(1.0, 2.0, 30), False),
+        # Projected, an even or a narrow one, which has the same moments again.
+        (normal(400, 3), True),
+        (normal(400, 30) + 20.0, True),
+    ],
+)
+def test_a_gaussian_is_like_a_gaussian(x, angular):
     found = topology(x, size=100, angular=angular)
     assert found.pop("points") == 100
     assert found.keys() == READING.keys()
