@@ -126,6 +126,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     # frechet, kid, prdc, memorisation: of images, over a feature network; the others: of latents.
     # Besides these, "ood": do latents and errors tell images out of distribution from the test
     # images? Those are of data.leave_out, evaluate.ood_data, or both in turn.
+    # Two more of latents: "geometry", beside N(0, I); "topology", holes, which needs gudhi.
     evaluate.metrics = (
         "frechet",
         "kid",

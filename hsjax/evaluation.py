@@ -1,5 +1,6 @@
 """A trained model -> one dictionary of numbers, and the arrays that the figures are drawn from."""
 
+import importlib.util
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,7 +22,7 @@ from hsjax.inference import (
     squared_errors,
     whole_batch,
 )
-from hsjax.metrics import features, generation, latents, neighbours, ood
+from hsjax.metrics import features, generation, latents, neighbours, ood, topology
 from hsjax.samplers import slerp
 from hsjax.sampling import Sampling, keys
 
@@ -72,15 +73,24 @@ def tsne(embedded: Embedded) -> _Found:
     return {}, {"tsne": latents.tsne(embedded.test[:10_000])}
 
 
+def geometry(embedded: Embedded) -> _Found:
+    """All of `latents.geometry`."""
+    return {"geometry": latents.geometry(embedded.test)}, {}
+
+
 LATENT_METRICS: dict[str, Callable[[Embedded], _Found]] = {
     "knn": knn,
     "probe": probe,
     "latents": describe,
     "tsne": tsne,
+    "geometry": geometry,
 }
+# Of the test latents and each sampler's, by name.
+DRAWN_METRICS: dict[str, Callable] = {"topology": topology.topology}
 METRICS: ChainMap[str, Callable] = ChainMap(
     {"ood": ood.detection},
     LATENT_METRICS,  # type: ignore[arg-type]
+    DRAWN_METRICS,
     generation.METRICS,  # type: ignore[arg-type]
 )
 
@@ -128,8 +138,13 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
     """Find out before a long training what would end the evaluation after it.
 
     Raises:
-      UserError: no usable weights for Inception, or images that it can't take.
+      UserError: no usable weights for Inception, or images that it can't take; no gudhi for the
+        metric "topology".
     """
+    if "topology" in config.evaluate.metrics and not importlib.util.find_spec("gudhi"):
+        raise UserError(
+            "the metric topology: gudhi is not installed: pip install 'hsjax[topology]'"
+        )
     if config.evaluate.features == "inception":
         (network,) = feature_networks(config, dataset)
         try:
@@ -245,7 +260,10 @@ def evaluate(
         folder=kept,
     )
     names = dict.fromkeys((config.sample.sampler, *config.evaluate.samplers))
-    samples = {name: decoded(sampling.latents(name, sample_key, count)) for name in names}
+    drawn = {name: sampling.latents(name, sample_key, count) for name in names}
+    samples = {name: decoded(z) for name, z in drawn.items()}
+    projects = config.model.project or setup.method.project
+    numbers |= _of_draws(config, projects, {"embeddings": test.mean, **drawn}, say)
     if sampling.reports:
         numbers["fits"] = sampling.reports
 
@@ -307,6 +325,17 @@ def _of_outside(bank, images, means, others, encoded, squared, say) -> _Found:
         found[source] |= {name: ood.detection(inside[name], scores[name]) for name in scores}
         arrays |= {f"ood_{source}_{name}": array for name, array in scores.items()}
     return {"ood": found}, arrays
+
+
+def _of_draws(config, projects, drawn, say) -> dict[str, dict]:
+    """What the metrics of latents say of the test means and of each sampler's latents."""
+    numbers: dict[str, dict] = {}
+    for metric in (name for name in DRAWN_METRICS if name in config.evaluate.metrics):
+        numbers[metric] = {}
+        for name, z in drawn.items():
+            say(f"{metric}: {name}")
+            numbers[metric][name] = DRAWN_METRICS[metric](z, config.seed, angular=projects)
+    return numbers
 
 
 def _of_images(config, dataset, sets, say) -> tuple[list[dict], list[str]]:

@@ -564,6 +564,8 @@ def _draw(folder, run, found) -> None:
             for source, about in outside.items()
         }
         figures.roc(folder / "roc.png", curves, footer)
+    if "topology" in numbers:
+        figures.topology(folder / "topology.png", numbers["topology"], footer)
     if rows := read_metrics(run.path):
         figures.training_curves(folder / "training.png", rows, footer)
 

@@ -431,6 +431,38 @@ def roc(path: Path, curves: dict[str, dict[str, tuple]], footer: str) -> None:
     save(figure, path)
 
 
+def topology(path: Path, found: dict[str, dict], footer: str) -> None:
+    """Persistence over that of a Gaussian, of `hsjax.metrics.topology` by name of the latents.
+
+    A dot is a ratio of means, its bar the deviation over subsamples; what has none is left out.
+    """
+    panels = {
+        "h0_total": "total of H0 (components)",
+        "h1_longest": "longest of H1 (loops)",
+        "h1_total": "total of H1 (loops)",
+    }
+    figure, body = new_figure(0.28 * len(found) + 1.5, footer)
+    heights = np.arange(len(found))
+    for axes, (key, title) in zip(subplots(body, 3, 3, sharey=True), panels.items(), strict=True):
+        axes.axvline(1.0, color=BLACK, linewidth=1.2, linestyle="dashed")
+        values, spreads = (
+            np.array([row[key][name] for row in found.values()], float)
+            for name in ("ratio", "ratio_spread")
+        )
+        colours = [RED if name == "embeddings" else BLUE for name in found]
+        bars = {"ecolor": colours, "elinewidth": 2, "fmt": "none"}
+        axes.errorbar(values, heights, xerr=spreads, **bars)
+        axes.scatter(values, heights, c=colours, s=30, zorder=3)
+        axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        describe(axes, title, "over a Gaussian's")
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_yticks(heights, found)
+    title = "Persistence of the latents over that of a Gaussian (1: no more structure)"
+    body.suptitle(title, fontsize=11)
+    save(figure, path)
+
+
 @own_settings()
 def training_curves(path: Path, rows: list[dict], footer: str) -> None:
     """A run's metrics.jsonl over its epochs, each of the losses and what steers them by itself.

@@ -1,7 +1,7 @@
 """The numbers of an evaluation as tables that fit the terminal."""
 
 from hsjax import terminal
-from hsjax.metrics.latents import READING
+from hsjax.metrics.latents import GEOMETRY, READING
 from hsjax.terminal import fold
 
 _NAMES = {
@@ -50,6 +50,16 @@ def table(numbers: dict, name: str) -> str:
             fold(f"  {k:<{width}}  {v:>9.4g}  {READING[k]}", width + 15)
             for k, v in described.items()
         ]
+    if compared := numbers.get("geometry"):
+        lines.append("latents of the test images beside N(0, I) of the same n")
+        width = max(map(len, GEOMETRY))
+        lines.append(f"  {'':<{width}}  {'this run':>9}  {'N(0, I)':>9}")
+        for k, reading in GEOMETRY.items():
+            ours, normal = (row[k] for row in compared.values())
+            text = f"  {k:<{width}}  {ours:>9.4g}  {normal:>9.4g}  {reading}"
+            lines.append(fold(text, width + 26))
+    if found := numbers.get("topology"):
+        lines += topology(found)
     if fits := numbers.get("fits"):
         lines.append("samplers that were trained, by what they never saw")
         width = max(map(len, fits))
@@ -83,6 +93,23 @@ def outside(about: dict, numbers: dict, *, explained: bool = True) -> list[str]:
     rows += [[name, *(f"{value:.3f}" for value in row.values())] for name, row in scores.items()]
     rows = [[f"  {name:<{width}}", *cells] for name, *cells in rows]
     return [*(fold(line, 4) for line in lines), terminal.table(rows)]
+
+
+def topology(found: dict[str, dict]) -> list[str]:
+    """Lines for the persistent homology of the embeddings and of each sampler's latents."""
+    lines = [
+        "holes and gaps: persistence over that of a Gaussian of the same mean and covariance",
+        "  Only this ratio means anything, since a Gaussian in high dimension has hundreds of "
+        "short loops already; 1 is no more structure than a Gaussian.",
+    ]
+    titles = {"h0_total": "H0 total", "h1_longest": "H1 longest", "h1_total": "H1 total"}
+    width = max(map(len, found))
+    rows = [[f"  {'':<{width}}", *titles.values()]]
+    for name, row in found.items():
+        compared = ((row[key]["ratio"], row[key]["ratio_spread"]) for key in titles)
+        cells = ("-" if a is None else f"{a:.3f} ± {b:.3f}" for a, b in compared)
+        rows.append([f"  {name:<{width}}", *cells])
+    return [*(fold(line, 2) for line in lines), terminal.table(rows)]
 
 
 def generation(row: dict, numbers: dict) -> list[str]:

@@ -19,7 +19,7 @@ from hsjax.inference import Inference
 from hsjax.methods import METHODS
 from hsjax.metrics import features, generation
 from hsjax.metrics.kid import kernel_distance
-from hsjax.metrics.latents import READING
+from hsjax.metrics.latents import GEOMETRY, READING
 from hsjax.posteriors import Gaussian
 from hsjax.samplers import SAMPLERS
 
@@ -93,11 +93,12 @@ def test_every_promised_number_is_there(whole):
     assert numbers["fit_split"] == "train"
     assert {"mse_sum", "mse_per_value_x1000", "mse_sum_sampled_z", "regulariser"} <= numbers.keys()
     assert {"knn_accuracy", "knn_neighbours", "linear_probe_accuracy"} <= numbers.keys()
+    assert list(numbers["topology"]) == ["embeddings", *row["samplers"]]
     assert "12 samples, as many as there are test images" in numbers["notes"]
     assert any("rank-deficient" in note for note in numbers["notes"])
     assert {path.name for path in (workdir / "figures").iterdir()} == {
         *("summary.png", "interpolations.png", "sphere.png", "tsne.png", "angles.png"),
-        *("overlaps.png", "training.png", "roc.png"),
+        *("overlaps.png", "topology.png", "training.png", "roc.png"),
     }
     with np.load(workdir / "embeddings.npz") as arrays:
         assert arrays["test_mean"].shape == (12, 4)
@@ -128,6 +129,12 @@ def test_the_report_tells_every_number(whole):
     for name, value in numbers["latents"].items():
         assert any(line.split()[:2] == [name, f"{value:.4g}"] for line in told)
         assert any(line.endswith(READING[name]) for line in told)
+    for name, reading in GEOMETRY.items():
+        values = [f"{row[name]:.4g}" for row in numbers["geometry"].values()]
+        assert any(line.split() == [name, *values, *reading.split()] for line in told)
+    for name, found in numbers["topology"].items():
+        ratio = found["h0_total"]["ratio"]
+        assert any(line.split()[:2] == [name, f"{ratio:.3f}"] for line in told)
     (row,) = numbers["generation"]
     text = "\n".join(told)
     for expected in (

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hsjax import figures
+from hsjax.metrics.topology import READING
 
 FOOTER = "digits, n = 4, seed 0, $a$ and $b$; " + "a long identity of the run " * 12
 GENERATOR = np.random.default_rng(0)
@@ -191,6 +192,20 @@ def test_roc_curves_reach_where_they_go(tmp_path, count):
         assert drawn.sum(axis=1).max() > 200 * count  # level
 
 
+TOPOLOGY = {
+    name: {key: {"ratio": 1.2, "ratio_spread": 0.1} for key in READING}
+    for name in ("embeddings", "prior")
+}
+
+
+def test_topology(tmp_path):
+    image = picture(figures.topology, tmp_path / "a", TOPOLOGY, FOOTER)
+    assert coloured(image) > 300
+    nothing = {key: {"ratio": None, "ratio_spread": None} for key in READING}
+    less = picture(figures.topology, tmp_path / "b", TOPOLOGY | {"prior": nothing}, FOOTER)
+    assert 100 < coloured(less) < coloured(image)
+
+
 def row(epoch, **others):
     terms = {"mean_angles": 2.0, "mean_radius": 1 / epoch, "std_angles": 3.0, "std_radius": 0.0}
     steering = {"beta": 1.0, "learning_rate": 2e-4, "images_per_second": 9.0, "seconds": 1.0}
@@ -262,6 +277,7 @@ HOSTILE = {
         (figures.angle_profile, (np.ones(3), np.ones(3), FOOTER)),
         (partial(figures.overlap_histogram, dimension=3), (np.linspace(-1, 1, 5), np.ones(4), "")),
         (figures.roc, ({"a": {"b": ([0.0, 0.5, 1.0], [0.0, 0.9, 1.0])}}, FOOTER)),
+        (figures.topology, (TOPOLOGY, FOOTER)),
         (figures.training_curves, ([row(1), row(2)], FOOTER)),
     ],
 )

@@ -1,8 +1,11 @@
 """Metrics against plain loops, closed forms, other algorithms and cases known by construction."""
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -259,6 +262,7 @@ def test_duplicates_are_neighbours():
         latents.diagnostics,
         latents.groups,
         latents.tsne,
+        latents.geometry,
     ],
 )
 def test_a_nan_or_an_infinity_is_refused_in_one_line(metric, bad):
@@ -287,6 +291,7 @@ def test_a_nan_or_an_infinity_is_refused_in_one_line(metric, bad):
         (lambda: latents.diagnostics(normal(1, 4)), "needs 2 latents of 2 coordinates"),
         (lambda: latents.diagnostics(normal(9, 1)), "needs 2 latents of 2 coordinates"),
         (lambda: latents.diagnostics(normal(9, 4), np.zeros(8)), "9 latents have labels of shape"),
+        (lambda: latents.geometry(normal(9, 1)), "needs 2 latents of 2 coordinates"),
         (lambda: latents.groups(normal(9, 2)), "three groups need at least 3 coordinates, got 2"),
         (lambda: latents.tsne(normal(1, 4)), "t-SNE takes 2 to 10,000 latents"),
         (lambda: latents.tsne(np.zeros((10_001, 2))), "t-SNE takes 2 to 10,000 latents"),
@@ -309,6 +314,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(call, message):
         lambda x, labels: latents.diagnostics(x, labels)[0],
         lambda x, labels: latents.groups(x).sum(),
         lambda x, labels: latents.tsne(x).sum(),
+        lambda x, labels: latents.geometry(x),
     ],
 )
 def test_a_caller_may_have_numpy_raise(metric):
@@ -484,6 +490,79 @@ def test_every_diagnostic_has_one_line_on_how_to_read_it():
     assert set(latents.READING) == set(numbers) | set(figures)
     assert all(line and "\n" not in line for line in latents.READING.values())
     assert all(type(value) is float for value in numbers.values())
+
+
+@pytest.mark.parametrize("n", [2, 3, 17])
+def test_the_geometry_is_that_of_plain_loops(n):
+    x = (mixed(40, n) + 0.5).astype(np.float32)
+    found = latents.geometry(x)["embeddings"]
+    units = [row / np.linalg.norm(row) for row in x.astype(np.float64)]
+    pairs = [abs(units[i] @ units[j]) for i in range(40) for j in range(i)]
+    sizes = np.linalg.norm(x.astype(np.float64), axis=1)
+    np.testing.assert_allclose(found["norm_spread"], sizes.std() / sizes.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["abs_cosine_mean"], np.mean(pairs), rtol=1e-6)
+    np.testing.assert_allclose(found["abs_cosine_spread"], np.std(pairs), rtol=1e-6)
+    centre = sum(units) / np.linalg.norm(sum(units))
+    within = [np.degrees(np.arccos(u @ centre)) <= found["cap_angle"] for u in units]
+    assert sum(within) == 38  # of 40
+    share = latents.log_cap_share(np.radians(found["cap_angle"]), n) / np.log(10)
+    np.testing.assert_allclose(found["cap_log10_share"], share, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 30])
+def test_a_gaussian_has_the_geometry_of_a_gaussian(n):
+    numbers = latents.geometry(normal(40_000, n))
+    assert set(latents.GEOMETRY) == set(numbers["embeddings"]) == set(numbers["normal"])
+    for name, expected in numbers["normal"].items():
+        close = {"atol": 0.005} if name == "cap_log10_share" else {"rtol": 0.02}
+        np.testing.assert_allclose(numbers["embeddings"][name], expected, **close)
+
+
+def test_the_geometry_of_a_gaussian_in_closed_form():
+    """Norms by the chi law of scipy; cosines and the cap of n = 3, where heights are uniform."""
+    for n in (2, 3, 128, 1000):
+        law = scipy.stats.chi(n)
+        found = latents.geometry(np.eye(2, n))["normal"]
+        np.testing.assert_allclose(found["norm_spread"], law.std() / law.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["norm_spread"], 1 / np.sqrt(2 * n), rtol=1e-3)
+    np.testing.assert_allclose(found["abs_cosine_mean"], np.sqrt(2 / (np.pi * n)), rtol=1e-3)
+    found = latents.geometry(np.eye(2, 3))["normal"]
+    np.testing.assert_allclose(found["abs_cosine_mean"], 0.5)
+    np.testing.assert_allclose(found["abs_cosine_spread"], 12**-0.5)
+    np.testing.assert_allclose(found["cap_angle"], np.degrees(np.arccos(-0.9)))
+
+
+@pytest.mark.parametrize("angle", [1e-6, 0.1, 1.0, 1.57, 1.58, 2.5, np.pi])
+def test_the_share_of_a_cap_has_the_closed_forms_of_two_and_three_dimensions(angle):
+    np.testing.assert_allclose(latents.log_cap_share(angle, 2), np.log(angle / np.pi), atol=1e-12)
+    expected = np.log(np.sin(angle / 2) ** 2)
+    np.testing.assert_allclose(latents.log_cap_share(angle, 3), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("angle", "n"), [(0.3, 128), (0.01, 1000), (0.8, 4000), (0.5, 10)])
+def test_the_share_of_a_cap_does_not_underflow(angle, n):
+    """By mpmath with 40 digits."""
+    with mpmath.workdps(40):
+        x = mpmath.sin(mpmath.mpf(angle)) ** 2
+        share = mpmath.betainc(mpmath.mpf(n - 1) / 2, 0.5, 0, x, regularized=True) / 2
+        expected = float(mpmath.log(share))
+    assert (expected < -700) == (n > 200)
+    np.testing.assert_allclose(latents.log_cap_share(angle, n), expected, rtol=1e-12)
+
+
+def test_the_series_of_a_cap_meets_the_incomplete_beta_function():
+    angles = np.linspace(0.0046, 0.0054, 9)  # around the share of 1e-290 in R^128
+    ours = np.array([latents.log_cap_share(angle, 128) for angle in angles])
+    shares = scipy.special.betainc(63.5, 0.5, np.sin(angles) ** 2)
+    assert shares[0] < 1e-290 < shares[-1]
+    np.testing.assert_allclose(ours, np.log(shares / 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("x", [np.zeros((20, 5)), np.full((20, 5), 0.1), np.eye(2), -np.eye(2)])
+def test_degenerate_latents_have_a_finite_geometry(x):
+    numbers = latents.geometry(x)
+    assert all(np.isfinite(v) for row in numbers.values() for v in row.values())
+    assert all(type(v) is float for row in numbers.values() for v in row.values())
 
 
 def test_groups_by_hand():

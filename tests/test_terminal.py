@@ -9,7 +9,8 @@ import time
 import pytest
 
 from hsjax import report, terminal
-from hsjax.metrics.latents import READING
+from hsjax.metrics import topology
+from hsjax.metrics.latents import GEOMETRY, READING
 from hsjax.samplers import SAMPLERS
 
 TERMS = {"loss": 1234.5678, "mse": 0.00012345, "regulariser": 7.8331, "beta": 0.33333}
@@ -129,6 +130,11 @@ NUMBERS = {
         "terms": {"a_part": 2.0},
     },
     "latents": {name: -1.2345e-5 for name in READING},
+    "geometry": {name: dict.fromkeys(GEOMETRY, -1.2345e-5) for name in ("embeddings", "normal")},
+    "topology": {
+        name: {key: {"ratio": 1.2345, "ratio_spread": 0.12345} for key in topology.READING}
+        for name in ("embeddings", "vmf")
+    },
     **{"sample_count": 10_000, "fit_split": "train"},
     "notes": ["10000 samples, as many as there are test images, and a few words more than that"],
     "generation": [

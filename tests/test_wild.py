@@ -460,5 +460,6 @@ def test_metrics_of_any_features(dtype):
         assert 0.0 <= linear_probe_accuracy(x, labels, y, labels) <= 1.0
         assert_finite(latents.diagnostics(x, labels), x)
         assert_finite(latents.groups(x), x)
+        assert_finite(latents.geometry(x), x)
 
     check()

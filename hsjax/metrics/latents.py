@@ -25,6 +25,14 @@ READING = {
     "several peaks or a wide range a hierarchy (what replica symmetry breaking would look like)",
 }
 """How to read each of the diagnostics, by name."""
+GEOMETRY = {
+    "norm_spread": "deviation of ‖μ‖ over its mean: small is a thin shell",
+    "abs_cosine_mean": "mean |cos| between two latents: small is almost orthogonal",
+    "abs_cosine_spread": "its deviation",
+    "cap_angle": "degrees around the mean direction that hold 95 % of the latents",
+    "cap_log10_share": "log10 of the share of the sphere's area within that angle",
+}
+"""How to read each of the numbers of `geometry`, by name."""
 
 
 @np.errstate(under="ignore")
@@ -59,9 +67,7 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
     numbers = {"radius_mean": radii.mean(), "radius_std": radii.std()}
     arrays = {"cosine_mean": cosines.mean(axis=0), "cosine_spread": cosines.std(axis=0)}
 
-    chosen = np.arange(len(mean))
-    if len(mean) > 3000:
-        chosen = np.sort(np.random.default_rng(0).choice(len(mean), 3000, replace=False))
+    chosen = _chosen(len(mean))
     pairs, first, second = overlaps(mean[chosen])
     numbers |= {"overlap_mean": pairs.mean(), "overlap_std": pairs.std()}
     arrays["overlap_counts"], arrays["overlap_edges"] = np.histogram(pairs, 200, (-1.0, 1.0))
@@ -75,6 +81,81 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
     numbers["log_volume_mean"] = log_volume_excess(mean)
     numbers["effective_rank"] = effective_rank(mean)
     return {name: float(value) for name, value in numbers.items()}, arrays
+
+
+@np.errstate(under="ignore")
+def geometry(mean) -> dict[str, dict[str, float]]:
+    """What the paper says of a high-dimensional Gaussian (1.2 to 1.4), of latent means beside it.
+
+    A Gaussian's norm is concentrated, two of its samples are almost orthogonal, and no direction is
+    preferred. Its numbers are exact, for infinitely many samples. Cosines are those of
+    `diagnostics`. A cap of less than 1e-7 rad counts as one of 1e-7, the rounding of float32.
+
+    Args:
+      mean: μ, [count, n], n >= 2.
+
+    Returns:
+      The numbers that `GEOMETRY` explains: {"embeddings": {name: number}, "normal": of N(0, I)}.
+
+    Raises:
+      ValueError: a NaN or an infinity, fewer than 2 latents, or n < 2.
+    """
+    from scipy.special import betaincinv, poch
+
+    mean = finite_rows(mean, "the latents").astype(np.float64)
+    if min(mean.shape) < 2:
+        raise ValueError(f"needs 2 latents of 2 coordinates at least, got shape {mean.shape}")
+    n = mean.shape[1]
+    radii = np.linalg.norm(mean, axis=1)
+    cosines = np.abs(overlaps(mean[_chosen(len(mean))])[0])
+    units = _units(mean)
+    # By the chord, which has digits where the cosine is near 1.
+    chords = np.linalg.norm(units - _units(units.sum(axis=0, keepdims=True)), axis=1)
+    angle = max(2.0 * np.arcsin(min(np.quantile(chords, 0.95) / 2.0, 1.0)), 1e-7)
+
+    typical = np.sqrt(2.0) * poch(n / 2, 0.5)  # E ‖z‖
+    orthogonal = 1.0 / (np.sqrt(np.pi) * poch(n / 2, 0.5))  # E |cos|
+    cap = np.pi / 2 + np.arcsin(np.sqrt(betaincinv(0.5, (n - 1) / 2, 0.9)))
+    rows = {
+        "embeddings": (
+            *(radii.std() / (radii.mean() or 1.0), cosines.mean(), cosines.std()),
+            *(np.degrees(angle), log_cap_share(angle, n) / np.log(10.0)),
+        ),
+        "normal": (
+            *(np.sqrt(n / typical**2 - 1.0), orthogonal, np.sqrt(1.0 / n - orthogonal**2)),
+            *(np.degrees(cap), np.log10(0.95)),
+        ),
+    }
+    return {name: dict(zip(GEOMETRY, map(float, row), strict=True)) for name, row in rows.items()}
+
+
+@np.errstate(under="ignore")
+def log_cap_share(angle: float, n: int) -> float:
+    """Log of the share of the area of the sphere in R^n that lies within an angle of a point.
+
+    Half of I_x((n - 1) / 2, 1/2) with x = sin² angle (Li, 2011), or what that leaves of the sphere
+    beyond 90°. Where it would underflow, its logarithm is that of a power series.
+
+    Args:
+      angle: in rad, within (0, π].
+      n: >= 2.
+
+    Returns:
+      Nats, <= 0.
+    """
+    from scipy.special import betainc, betaln
+
+    a, x = (n - 1) / 2, np.sin(angle) ** 2
+    share = betainc(a, 0.5, x)
+    if angle > np.pi / 2:
+        return float(np.log1p(-share / 2.0))
+    if share > 1e-290:
+        return float(np.log(share / 2.0))
+    # x^a (1-x)^½ / (a B(a, ½)) times Σ (a+½)_k / (a+1)_k x^k, whose terms fall faster than x^k.
+    k = np.arange(int(40.0 / -np.log(x)) + 1)
+    series = 1.0 + np.cumprod(x * (a + 0.5 + k) / (a + 1.0 + k)).sum()
+    log_front = a * np.log(x) + np.log(np.cos(angle)) - np.log(a) - betaln(a, 0.5)
+    return float(log_front + np.log(series) - np.log(2.0))
 
 
 @np.errstate(under="ignore")
@@ -185,6 +266,13 @@ def tsne(means, seed: int = 0) -> np.ndarray:
         if n > 50:
             means = PCA(min(50, count), svd_solver="full").fit_transform(means)
         return TSNE(2, perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(means)
+
+
+def _chosen(count) -> np.ndarray:
+    """Which latents the pairs are among: all, or 3000, the same ones every time."""
+    if count <= 3000:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, 3000, replace=False))
 
 
 def _units(x) -> np.ndarray:
