@@ -6,9 +6,9 @@
 The compressed VAE of the CIFAR10 configs, n = 200, on noise images. Training is
 a scan of steps on an accelerator and a loop of them on a CPU, as in a run.
 Evaluation encodes test images, decodes their μ and rounds, through
-`hsjax.evaluation`, with what goes to the host and back. Compilation comes before
-the clock starts. Where a batch takes as long as a smaller one, dispatch is the
-limit.
+`hsjax.evaluation`, with what goes to the host and back. Compilation comes
+before the clock starts. Where a batch takes as long as a smaller one, dispatch
+is the limit.
 
 --torch measures benchmarks/torch_vae.py in the same rounds, in turn with ours,
 on the same kind of device and with as many threads: the same network and
