@@ -214,9 +214,12 @@ def _open(config, path, dataset, networks=None) -> _Run:
     _check_data(path, checksums)
     dataset, left_out = data.leave_out(dataset, config.data.leave_out, config.evaluate.split)
     share = config.data.validation_share
-    name = "validation" if share else "test"
-    watched = name, *data.hold_out(dataset, share, name)[3:]
-    dataset = data.hold_out(dataset, share, config.evaluate.split)
+    tests = dict(zip(("test_images", "test_labels"), dataset[3:], strict=True))
+    watch = "validation" if share else config.evaluate.split
+    dataset = data.hold_out(dataset, share, watch)  # a copy: a large set should not need two
+    watched = watch, *dataset[3:]
+    if config.evaluate.split == "test":
+        dataset = dataset._replace(**tests)
     others = evaluation.outside(config, dataset, left_out)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]

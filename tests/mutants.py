@@ -923,7 +923,7 @@ test_data.py::test_held_out_images_are_whole_and_apart
 
 experiment.py: nothing is held out
 test_experiment.py::test_held_out_images_are_never_trained_on
-- data.hold_out(dataset, share, config.evaluate.split)
+- data.hold_out(dataset, share, watch)
 + dataset
 
 data.py: left out of training alone
