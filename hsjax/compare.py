@@ -25,7 +25,7 @@ from hsjax.terminal import command, tell
 COLUMNS, ROWS = 10, 3  # of images
 
 
-class Run(NamedTuple):
+class Shown(NamedTuple):
     """What is drawn of a run."""
 
     title: str
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def read(text: str) -> Run:
+def read(text: str) -> Shown:
     """The run of "WORKDIR" or "WORKDIR:SAMPLER".
 
     Raises:
@@ -57,11 +57,11 @@ def read(text: str) -> Run:
         f"{path.name}\nn = {config['model']['latent_dim']}, epoch {numbers['epoch']}, "
         f"MSE {numbers['mse_sum']:.3g}"
     )
-    return Run(title, sampler, numbers, arrays)
+    return Shown(title, sampler, numbers, arrays)
 
 
 @figures.own_settings()
-def draw(path: Path, runs: list[Run], footer: str) -> None:
+def draw(path: Path, runs: list[Shown], footer: str) -> None:
     """The figure of some runs, a column each."""
     shape = runs[0].arrays["test images"].shape
     width = 0.94 * figures.WIDTH / len(runs)
@@ -88,7 +88,7 @@ def draw(path: Path, runs: list[Run], footer: str) -> None:
     figures.save(figure, path)
 
 
-def _images(body, run: Run) -> None:
+def _images(body, run: Shown) -> None:
     names = {
         "test images": "(a) x",
         "reconstructions": "reconstructions of x",
@@ -108,7 +108,7 @@ def _sphere(pair, _, points, labels) -> None:
         axes.set_title(f"{name}, {share:.0f} %", fontsize=8)
 
 
-def _plane(axes, run: Run, points, labels) -> None:
+def _plane(axes, run: Shown, points, labels) -> None:
     figures.plane(axes, *figures.coloured(points, labels))
     accuracy = run.numbers.get("knn_accuracy")
     known = f", k-NN accuracy {accuracy:.3f}" if accuracy is not None else ""
