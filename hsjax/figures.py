@@ -431,6 +431,7 @@ def roc(path: Path, curves: dict[str, dict[str, tuple]], footer: str) -> None:
     save(figure, path)
 
 
+@own_settings()
 def topology(path: Path, found: dict[str, dict], footer: str) -> None:
     """Persistence over that of a Gaussian, of `hsjax.metrics.topology` by name of the latents.
 

@@ -323,7 +323,7 @@ def test_classes_that_are_left_out_are_never_trained_on(lean, images_file, tmp_p
     # What was loaded is checked, and what is left of it is counted.
     record = json.loads((tmp_path / "run" / "data.json").read_text())
     left = int(np.sum(labels["train"]))
-    assert record.pop("trained_on_images") == left - round(left / 4)
+    assert record.pop("training_images") == left - round(left / 4)
     assert record["train_images"]["shape"] == [44, 6, 10, 1]
     (tmp_path / "run" / "data.json").write_text(json.dumps(record))  # of an earlier version
     lean.evaluate.ood_data = str(tmp_path / "rest.npz")

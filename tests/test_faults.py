@@ -466,7 +466,7 @@ def undrawn(monkeypatch):
         (Records, "epoch", 1, "{disk}/run/metrics.jsonl", []),
         (Records, "epoch", 13, "{disk}/run/metrics.jsonl", [72]),
         (experiment, "write_npz", 1, "{disk}/run", [72, 144]),
-        (experiment, "write_json", 2, "{disk}/run", [72, 144]),
+        (experiment, "write_json", 3, "{disk}/run", [72, 144]),
     ],
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(
@@ -523,7 +523,7 @@ def test_no_files_left_is_told_like_no_bytes_left(images_file, disk, undrawn, ca
 
 def test_a_full_disk_keeps_an_earlier_evaluation(images_file, disk, whole, monkeypatch):
     config = short(images_file)
-    shutil.copytree(whole[2], disk, dirs_exist_ok=True)
+    workdir = shutil.copytree(whole[2], disk / whole[2].name)  # the card has its name
     before = {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
     for owner, name, call in (
         (figures, "panels", 1),
@@ -533,7 +533,7 @@ def test_a_full_disk_keeps_an_earlier_evaluation(images_file, disk, whole, monke
         with monkeypatch.context() as patch:
             fill_at(patch, disk, owner, name, call)
             with pytest.raises(UserError, match="can't be written \\(No space left on device"):
-                experiment.evaluate(disk, of_judgement(config))
+                experiment.evaluate(workdir, of_judgement(config))
         (disk / "filler").unlink()
         assert before == {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
 
@@ -556,9 +556,12 @@ def test_a_run_goes_on_without_tensorboard(
 def test_a_workdir_that_is_read_only_is_one_line(images_file, disk, whole):
     workdir = shutil.copytree(whole[2], disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    for mode in (experiment.train_and_evaluate, experiment.evaluate):
+    for act in (
+        lambda: experiment.train_and_evaluate(short(images_file), workdir),
+        lambda: experiment.evaluate(workdir),
+    ):
         with pytest.raises(UserError, match="can't be written \\(Read-only file system"):
-            mode(short(images_file), workdir)
+            act()
 
 
 def test_a_disk_that_becomes_read_only_is_one_line(
@@ -640,7 +643,7 @@ def test_a_damaged_config_is_one_line_and_keeps_the_run(trained, whole, undrawn)
     good = path.read_text()
     for damaged in ("", good[:100], "[]", "null", good.replace("{", "\0", 1)):
         path.write_text(damaged)
-        with pytest.raises(UserError, match=r"config.json is damaged: remove it or choose"):
+        with pytest.raises(UserError, match=r"config.json is damaged: bring a good copy back"):
             experiment.train_and_evaluate(config, workdir)
         assert path.read_text() == damaged
     path.write_bytes(b"\xff" + good.encode())
