@@ -327,13 +327,13 @@ def test_classes_that_are_left_out_are_never_trained_on(lean, images_file, tmp_p
     assert record["train_images"]["shape"] == [44, 6, 10, 1]
     (tmp_path / "run" / "data.json").write_text(json.dumps(record))  # of an earlier version
     lean.evaluate.ood_data = str(tmp_path / "rest.npz")
-    numbers = experiment.evaluate(lean, tmp_path / "run")
+    numbers = experiment.evaluate(tmp_path / "run", of_judgement(lean))
     first, second = numbers["ood"].values()
     assert first["knn"] == second["knn"] == told["knn"]
 
     # Nothing of the test split is looked at when settings are chosen.
     lean.evaluate.split = "validation"
-    numbers = experiment.evaluate(lean, tmp_path / "run")
+    numbers = experiment.evaluate(tmp_path / "run", of_judgement(lean))
     unseen = int(np.sum(~labels["train"]))
     assert [about["images"] for about in numbers["ood"].values()] == [unseen, unseen]
     assert numbers["test_images"] == round(left / 4)
