@@ -46,11 +46,12 @@ def test_points_are_seed_by_seed_and_shards_share_them():
 def test_every_kind_is_a_valid_config_with_its_strength(kind, base):
     unset = "method.std_angle_gain" in settings.find(kind).fields
     changes = ["method.std_angle_gain=7.0"] * unset
-    config = sweep.config_of(base, sweep.Point(kind, 7.5, 8, 3), changes)
+    changes += ["method.class_stride=3"] * ("method.classes" in settings.find(kind).fields)
+    config = sweep.config_of(base, sweep.Point(kind, 7.5, 16, 3), changes)
     group, field = settings.find(kind).strength.split(".")
     assert config[group][field] == 7.5
     assert config.method.name == settings.find(kind).method
-    assert (config.model.latent_dim, config.seed) == (8, 3)
+    assert (config.model.latent_dim, config.seed) == (16, 3)
     assert config.loss.annealing_epochs == (100 if config.loss.annealing == "none" else 34)
 
 

@@ -176,7 +176,8 @@ def _repeated(text, wide):
 def test_what_was_closed_before_the_start_leads_nowhere(tmp_path):
     """A file that is opened next gets the number of a closed stream, and what goes there."""
     code = (
-        f"import os, main; main._open_streams(); file = open({str(tmp_path / 'file')!r}, 'w'); "
+        "import os; from hsjax import cli; cli._open_streams(); "
+        f"file = open({str(tmp_path / 'file')!r}, 'w'); "
         "print('lost'); os.write(1, b'lost'); os.write(2, b'lost'); file.write('kept')"
     )
     command = 'exec "$@" <&- >&- 2>&-'
