@@ -676,12 +676,16 @@ def test_a_workdir_in_use_is_refused_until_its_user_is_killed(
     ) as user:
         user.stdout.readline()
         (tmp_path / "checkpoints").mkdir()
-        for mode in (experiment.train_and_evaluate, experiment.evaluate):
+        shutil.copy(whole[2] / "config.json", tmp_path)
+        for act in (
+            lambda: experiment.train_and_evaluate(short(images_file), tmp_path),
+            lambda: experiment.evaluate(tmp_path),
+        ):
             with pytest.raises(UserError) as caught:
-                mode(short(images_file), tmp_path)
+                act()
             start = f"workdir {tmp_path} is in use by process {user.pid} on {os.uname().nodename}: "
             assert str(caught.value).startswith(start)
-        assert sorted(os.listdir(tmp_path)) == [".lock", "checkpoints"]
+        assert sorted(os.listdir(tmp_path)) == [".lock", "checkpoints", "config.json"]
         user.kill()
     assert experiment.train_and_evaluate(short(images_file), tmp_path) == whole[0]
     assert not (tmp_path / ".lock").exists()
