@@ -16,7 +16,7 @@ NaN gives NaN.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -301,24 +301,17 @@ def spherical_kl(
     return SphericalTerms(angles[0], radius[0], angles[1], radius[1])
 
 
-def _columns(average: Array, variance: Array, spec: Spec, rows: Any = slice(None)) -> Array:
-    """Location and dispersion of each coordinate, for those rows of the spec."""
-    mean_target, mean_gain, spread_target, spread_gain, spread_scale = (
-        array[rows]
-        for array in (
-            *(spec.mean_target, spec.mean_gain),
-            *(spec.spread_target, spec.spread_gain, spec.spread_scale),
-        )
-    )
+def _columns(average: Array, variance: Array, spec: Spec) -> Array:
+    """Location and dispersion of each coordinate, in the shape of the spec's arrays."""
     spread = jnp.sqrt(variance + spec.variance_eps)
-    location = mean_gain * (average - mean_target) ** 2
+    location = spec.mean_gain * (average - spec.mean_target) ** 2
     if spec.form == "squared":
-        dispersion = (spread - spread_target) ** 2
+        dispersion = (spread - spec.spread_target) ** 2
     else:
-        excess = spread_scale * spread - spread_target  # s - 1
+        excess = spec.spread_scale * spread - spec.spread_target  # s - 1
         excess = excess * (2.0 + excess)  # s² - 1
         dispersion = excess - jnp.log1p(excess)
-    return location + spread_gain * dispersion
+    return location + spec.spread_gain * dispersion
 
 
 def spherical_kl_by_class(
@@ -330,7 +323,7 @@ def spherical_kl_by_class(
     classes: int,
     stride: int = 10,
 ) -> tuple[SphericalTerms, Array]:
-    """The objective with an axis for each class: arXiv 2601.18823.
+    """Equations (4) and (5) with an axis for each class: arXiv 2601.18823.
 
     The coordinates of μ are rolled left by stride · label, so that a class begins with its own
     ones. Mean and spread of its cosines are those of the class, and the terms of all classes are
@@ -361,8 +354,8 @@ def spherical_kl_by_class(
     mean, labels = widened(mean, "mean"), jnp.asarray(labels)
     if labels.shape != mean.shape[:1]:
         raise ValueError(f"labels have shape {labels.shape}: make it {mean.shape[:1]}")
-    columns = (jnp.arange(mean.shape[1])[None] + stride * labels[:, None]) % mean.shape[1]
-    rolled = jnp.take_along_axis(mean, columns, axis=1)
+    places = (jnp.arange(mean.shape[1])[None] + stride * labels[:, None]) % mean.shape[1]
+    rolled = jnp.take_along_axis(mean, places, axis=1)
     of_images = cosines(rolled, eps=spec.eps)
     members = jax.nn.one_hot(labels, classes, axis=0, dtype=mean.dtype)  # [classes, batch]
     count = jnp.sum(members, axis=1)
@@ -372,7 +365,10 @@ def spherical_kl_by_class(
     present = count >= 2.0
     # Where a class is absent, a spread that has a derivative.
     variance = jnp.where(present[:, None], variance, 1.0)
-    angles = jnp.sum(_columns(average, variance, spec, (slice(1), slice(-1))), axis=1)
+    arrays = ("mean_target", "mean_gain", "spread_target", "spread_gain", "spread_scale")
+    of_angles = {name: getattr(spec, name)[:1, :-1] for name in arrays}
+    columns = _columns(average, variance, dataclasses.replace(spec, **of_angles))
+    angles = jnp.sum(columns, axis=1)
     angles = jnp.sum(jnp.where(present, angles, 0.0))
     return terms._replace(mean_angles=angles), classes - jnp.sum(present)
 

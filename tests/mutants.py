@@ -453,8 +453,8 @@ test_losses.py::test_paper_spec_is_equations_4_and_5
 
 losses.py: variance for the spread
 test_losses.py::test_paper_spec_is_equations_4_and_5
-- (spread - spread_target)
-+ (variance - spread_target)
+- (spread - spec.spread_target)
++ (variance - spec.spread_target)
 
 losses.py: terms in another order
 test_losses.py::test_paper_spec_is_equations_4_and_5

@@ -54,8 +54,7 @@ class Method(NamedTuple):
     * of `regulariser` and `update`: `images` [batch, height, width, channels] in [0, 1]; their
       `reconstructions` from z; `labels` int32 [batch], None for a set without; `params`, those of
       the networks: a tree of arrays with "encoder" and "decoder"; `sample_key`, which z was sampled
-      with, and `key`, another random key; `epoch`, counted from 1,
-      while it trains;
+      with, and `key`, another random key; while it trains, `epoch`, counted from 1;
     * of `prior` alone: `steps`, the config's sample.steps.
     """
 
