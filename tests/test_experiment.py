@@ -46,7 +46,8 @@ def assert_same_run(config, a, b):
 
 @pytest.fixture
 def lean(config, monkeypatch):
-    """The config of a run that is judged by little, and not drawn."""
+    """The config of a small run that is judged by little, and not drawn."""
+    config.model.stages = (2,)
     config.evaluate.features, config.evaluate.metrics = "none", ("knn",)
     config.evaluate.samplers = ()
     monkeypatch.setattr(experiment, "_draw", lambda folder, *_: folder.mkdir())
@@ -597,7 +598,7 @@ def test_averages_are_what_is_judged_and_survive_a_stop(lean, tmp_path, monkeypa
     plain = experiment.train_and_evaluate(lean, tmp_path / "plain")
     assert plain["mse_sum"] != whole["mse_sum"]
     losses = [[row["loss"] for row in read_metrics(tmp_path / w)] for w in ("whole", "plain")]
-    assert losses[0] == losses[1]
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # two programs, whose rounding differs
 
 
 def test_a_cosine_is_not_prolonged(lean, tmp_path):
