@@ -52,7 +52,7 @@ test_runs.py::test_nothing_is_overwritten
 + if False:
 
 sampling.py: one key for all samplers
-test_runs.py::test_all_numbers_are_those_of_the_training_process
+test_runs.py::test_seeds_parts_and_samplers_give_other_samples
 - key = jax.random.fold_in(key, zlib.crc32(name.encode()))
 + key = jax.random.fold_in(key, 7)
 

@@ -110,6 +110,9 @@ def test_seeds_parts_and_samplers_give_other_samples(run, monkeypatch):
     latents = [run.sample_latents(n, "prior", part=i) for i, n in enumerate((5, 5, 2))]
     np.testing.assert_array_equal(run.decode(np.concatenate(latents)), parts)
     assert (parts[5:10] != first).any()
+    # Samplers share no random numbers either: both of these scale the same kind of vector.
+    prior, uniform = (run.sample_latents(5, name) for name in ("prior", "uniform_sphere"))
+    assert abs(np.sum(prior * uniform, axis=1) / np.linalg.norm(prior, axis=1)).min() < 1.9
 
 
 def test_interpolations_go_along_the_sphere_from_end_to_end(run, trained):
