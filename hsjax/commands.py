@@ -32,12 +32,16 @@ class _Parser(argparse.ArgumentParser):
 def _of_a_run(*about: str) -> _Parser:
     parser = _Parser(*about)
     parser.add_argument(
-        "--workdir", required=True, help="of a trained run; or an exported folder, or FILE.pt"
+        "--workdir",
+        required=True,
+        help="folder of a run, an exported folder, or a checkpoint of the authors (FILE.pt)",
     )
-    parser.add_argument("--out", required=True, help="what is written; it must not be there yet")
+    parser.add_argument("--out", required=True, help="what to write; it must not exist yet")
     return parser
 
 
+_SAMPLER = "sampler of the latents (default: the run's sample.sampler)"
+_SEED = "seed of the random numbers (default: 0)"
 _OUT = "--out=FOLDER gets PNGs, NAME.npz one array (arr_0, uint8), NAME.png one picture."
 
 
@@ -55,9 +59,9 @@ def _save(given, batches: Iterator[np.ndarray], count: int, **options) -> None:
 def sample() -> None:
     """Write new images of a trained model."""
     parser = _of_a_run("sample", _OUT)
-    parser.add_argument("--count", type=int, default=64, help="of images (64)")
-    parser.add_argument("--sampler", help="where latents come from (the run's sample.sampler)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
+    parser.add_argument("--count", type=int, default=64, help="number of images (default: 64)")
+    parser.add_argument("--sampler", help=_SAMPLER)
+    parser.add_argument("--seed", type=int, default=0, help=_SEED)
     given = parser.parse_args()
     run = _load(given)
     _save(given, run.sample_batches(given.count, given.sampler, given.seed), given.count)
@@ -67,12 +71,14 @@ def sample() -> None:
 def reconstruct() -> None:
     """Write what a trained model makes of images: of its own data set, or of another."""
     parser = _of_a_run("reconstruct", _OUT)
-    parser.add_argument("--count", type=int, help="of images, the first ones (all)")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="(test)")
-    parser.add_argument("--data", help="another data set, as data.name in a config (the run's own)")
-    parser.add_argument("--data-dir", help="where it is, as data.dir in a config (the run's own)")
+    parser.add_argument("--count", type=int, help="only the first COUNT images (default: all)")
     parser.add_argument(
-        "--originals", action="store_true", help="write the images themselves, to compare with"
+        "--split", choices=("test", "train"), default="test", help="which images (default: test)"
+    )
+    parser.add_argument("--data", help="a data set, as in data.name (default: the run's)")
+    parser.add_argument("--data-dir", help="its folder, as in data.dir (default: the run's)")
+    parser.add_argument(
+        "--originals", action="store_true", help="write the images themselves, for comparison"
     )
     given = parser.parse_args()
     run = _load(given)
@@ -98,15 +104,17 @@ def _as_floats(images: np.ndarray) -> np.ndarray:
 def interpolate() -> None:
     """Write images on the way between two, along the sphere."""
     parser = _of_a_run("interpolate", _OUT)
-    parser.add_argument("--count", type=int, default=8, help="of pairs (8)")
-    parser.add_argument("--steps", type=int, default=10, help="from one to the other (10)")
+    parser.add_argument("--count", type=int, default=8, help="number of pairs (default: 8)")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="images of a pair, ends included (default: 10)"
+    )
     parser.add_argument(
         "--between",
         choices=("images", "samples"),
-        help="the run's test images, or new samples (images, where the run has them)",
+        help="pairs of test images, or of samples (default: images, if the run has any)",
     )
-    parser.add_argument("--sampler", help="where samples come from (the run's sample.sampler)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs (0)")
+    parser.add_argument("--sampler", help=_SAMPLER)
+    parser.add_argument("--seed", type=int, default=0, help=_SEED)
     given = parser.parse_args()
     run = _load(given)
     count = 2 * given.count
@@ -126,10 +134,12 @@ def export() -> None:
     """Write a trained model as a folder: weights, fits of samplers, a card."""
     parser = _of_a_run("export")
     formats = ", ".join(exporting.FORMATS)
-    parser.add_argument("--format", default="safetensors", help=f"{formats} (safetensors)")
-    parser.add_argument("--samplers", help="whose fits travel, as a,b (all that the run judged)")
-    parser.add_argument("--half", action="store_true", help="float16: half the size")
-    parser.add_argument("--note", default="", help="what else the card says")
+    parser.add_argument("--format", default="safetensors", help=f"{formats} (default: the first)")
+    parser.add_argument(
+        "--samplers", help="samplers to include, such as prior,gmm (default: all that were judged)"
+    )
+    parser.add_argument("--half", action="store_true", help="write float16, half the size")
+    parser.add_argument("--note", default="", help="a text for the card")
     given = parser.parse_args()
     run = _load(given)
     samplers = None if given.samplers is None else [x for x in given.samplers.split(",") if x]
@@ -142,7 +152,9 @@ def export() -> None:
 def fields() -> None:
     """List every field of a config with its default and its meaning, or those of a method."""
     parser = _Parser("fields")
-    parser.add_argument("which", nargs="?", help="a group such as train, a field, or a method")
+    parser.add_argument(
+        "which", nargs="?", help="a group of fields such as train, one field, or a method"
+    )
     which = parser.parse_args().which
     if which in METHODS:
         listed = list(_of_method(which))

@@ -139,12 +139,18 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
 
     Raises:
       UserError: no usable weights for Inception, or images that it can't take; no gudhi for the
-        metric "topology".
+        metric "topology", or too few images.
     """
-    if "topology" in config.evaluate.metrics and not importlib.util.find_spec("gudhi"):
-        raise UserError(
-            "the metric topology: gudhi is not installed: pip install 'hsjax[topology]'"
-        )
+    if "topology" in config.evaluate.metrics:
+        if not importlib.util.find_spec("gudhi"):
+            raise UserError(
+                "the metric topology: gudhi is not installed: pip install 'hsjax[topology]'"
+            )
+        if (count := len(dataset.test_images)) < topology.LEAST:
+            raise UserError(
+                f"the metric topology needs {topology.LEAST} test images, and there are {count}: "
+                "leave it out of evaluate.metrics"
+            )
     if config.evaluate.features == "inception":
         (network,) = feature_networks(config, dataset)
         try:

@@ -75,7 +75,7 @@ class Records:
 
     def results(self, numbers: dict, step: int) -> None:
         """Add the final numbers, those of every sampler too."""
-        scalars = {f"test/{k}": x for k, x in numbers.items() if isinstance(x, int | float)}
+        scalars = {f"evaluation/{k}": x for k, x in numbers.items() if isinstance(x, int | float)}
         for row in numbers.get("generation", ()):
             seed = f" seed {row['seed']}" if "seed" in row else ""
             for sampler, values in row["samplers"].items():

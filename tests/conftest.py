@@ -26,8 +26,6 @@ PURE = ("test_coordinates", "test_densities", "test_losses", "test_samplers", "t
 
 # Commands that tests start compile quickly, too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if jax.__version_info__ < (0, 11):  # which compiles in half the time so, and 0.11 has no such flag
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 
 @pytest.fixture(autouse=True, scope="module")

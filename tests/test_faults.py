@@ -461,12 +461,17 @@ def undrawn(monkeypatch):
     [
         (None, None, None, "workdir {disk}/run", []),
         (experiment, "write_json", 1, "{disk}/run", []),
-        (Checkpoints, "save", 1, "{disk}/run/checkpoints", []),
         (Checkpoints, "save", 2, "{disk}/run/checkpoints", [72]),
-        (Records, "epoch", 1, "{disk}/run/metrics.jsonl", []),
         (Records, "epoch", 13, "{disk}/run/metrics.jsonl", [72]),
-        (experiment, "write_npz", 1, "{disk}/run", [72, 144]),
         (experiment, "write_json", 3, "{disk}/run", [72, 144]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (Checkpoints, "save", 1, "{disk}/run/checkpoints", []),
+                (Records, "epoch", 1, "{disk}/run/metrics.jsonl", []),
+                (experiment, "write_npz", 1, "{disk}/run", [72, 144]),
+            )
+        ),
     ],
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from configs import celeba_compressed
-from hsjax import batches, data, decoded, experiment
+from hsjax import batches, data, decoded, experiment, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.errors import UserError
 from hsjax.logs import read_metrics
@@ -376,9 +376,8 @@ def undrawn(monkeypatch):
 
 def state_of(config, workdir):
     dataset = data.of_config(config.data)
-    initial = experiment.train.create(
-        config, dataset.train_images.shape[1:], len(dataset.train_images)
-    )[1]
+    count, *shape = dataset.train_images.shape
+    _, initial = training.create(config, tuple(shape), count)
     with Checkpoints(workdir / "checkpoints", 3) as checkpoints:
         return checkpoints.restore(initial)
 

@@ -45,7 +45,7 @@ def test_every_writer_is_given_the_same(tmp_path, monkeypatch):
     samples = {f"samples/prior/FD[x] seed 0 {k}": v for k, v in (("to_test", 7.0), ("kid", 0.5))}
     assert given == [
         *(1, (6, train), (6, "originals", (4, 6, 10, 1))),
-        (6, {"test/mse_sum": 1.5} | samples),
+        (6, {"evaluation/mse_sum": 1.5} | samples),
     ]
     (row,) = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert row == ROW

@@ -459,9 +459,7 @@ def test_an_axis_for_each_class(build, batch, n, classes, stride):
 
     @jax.jit
     def by_class(mean, std, labels):
-        return losses.spherical_kl_by_class(
-            mean, std, spec, labels, classes=classes, stride=stride
-        )
+        return losses.spherical_kl_by_class(mean, std, spec, labels, classes=classes, stride=stride)
 
     terms, absent = by_class(mean, std, labels)
     angles, lacking = by_class_in_float64(mean, std, spec, labels, classes, stride)

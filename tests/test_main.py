@@ -87,18 +87,20 @@ def test_smoke_run_then_evaluate(tmp_path):
     [
         (["--config.loss.bta=1"], 'no such config field: bta Did you mean "beta"'),
         (["--config.loss.beta=x"], "--config.loss.beta=x: could not convert string to float: 'x'"),
-        (["--config=configs/digits_standard.py"], "digits_standard.py: give one of them"),
         (["--mode=dream"], "value should be one of <train|evaluate>"),
         (["--nonsense=1"], "Unknown command line flag 'nonsense'"),
-        (["digits"], "unexpected argument 'digits'"),
         (["--config.model.latent_dim=1"], "latent_dim is 1: it must be a whole number from 2 to"),
-        (["--config.data.name=no_such_set"], "no data set 'no_such_set'"),
         (["--config.train.batch_size=2000"], "there are 1437 training images"),
         (["--workdir=/proc/run"], "can't be written"),
         (["--mode=evaluate"], "has no checkpoint"),
-        (
-            ["--config.evaluate.samplers=vmf,prior"],
-            "samplers is ('vmf,prior',): choose from",
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (["--config=configs/digits_standard.py"], "digits_standard.py: give one of them"),
+                (["digits"], "unexpected argument 'digits'"),
+                (["--config.data.name=no_such_set"], "no data set 'no_such_set'"),
+                (["--config.evaluate.samplers=vmf,prior"], "is ('vmf,prior',): choose from"),
+            )
         ),
     ],
 )

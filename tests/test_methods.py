@@ -407,7 +407,7 @@ TOY = Method(
 
 def test_a_method_of_ones_own_trains_learns_is_kept_and_samples(config, tmp_path):
     """Its variables are in Adam and in the checkpoint, its terms in the history and the report."""
-    config.train.epochs = 1
+    config.train.epochs, config.model.stages = 1, (2,)
     config.sample.sampler, config.evaluate.samplers = "own", ()
     config.evaluate.metrics, config.evaluate.features = ("knn",), "none"
     with mock.patch.dict(METHODS, toy=TOY):
@@ -441,7 +441,7 @@ def test_labels_are_those_of_the_batchs_images(config):
     labels = np.random.default_rng(0).permutation(44).astype(np.int32)
     images = np.broadcast_to(labels[:, None, None, None], (44, 6, 10, 1)).astype(np.uint8)
     with mock.patch.dict(METHODS, told=TOY._replace(regulariser=told)):
-        config.method = method_fields("told")
+        config.method, config.model.stages = method_fields("told"), (2,)
         setup, state = training.create(config, (6, 10, 1), 44)
         programs = training.compile_programs(setup, 44)
         objective = training.build_objective(config)
@@ -484,7 +484,8 @@ def test_a_plain_autoencoder_is_its_error_alone(images_file):
 def test_compression_by_class_is_trained_and_told(images_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "_draw", lambda folder, *_: folder.mkdir())
     config = tiny_config(images_file)
-    config.method.classes, config.method.class_stride, config.train.epochs = 3, 1, 1
+    config.method.classes, config.method.class_stride = 3, 1
+    config.train.epochs, config.model.stages = 1, (2,)
     config.evaluate.metrics, config.evaluate.features, config.evaluate.samplers = (), "none", ()
     numbers = experiment.train_and_evaluate(config, tmp_path / "run")
     assert numbers["terms"]["absent_classes"] == 0

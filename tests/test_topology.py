@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
 from configs import default
-from hsjax import evaluation, report
+from hsjax import data, evaluation, report
 from hsjax.errors import UserError
 from hsjax.metrics.topology import READING, persistence, topology
 
@@ -141,3 +141,12 @@ def test_a_missing_package_is_one_line_before_the_evaluation(monkeypatch):
     config.evaluate.metrics = ("topology",)
     with pytest.raises(UserError, match=r"gudhi is not installed: pip install 'hsjax\[topology\]'"):
         evaluation.check(config, None)
+
+
+def test_too_few_images_are_one_line_before_the_training():
+    config = default.get_config()
+    config.evaluate.metrics = ("topology",)
+    images = np.zeros((4, 6, 10, 1), np.uint8)
+    evaluation.check(config, data.Dataset("four", images, None, images, None))
+    with pytest.raises(UserError, match="needs 4 test images, and there are 3"):
+        evaluation.check(config, data.Dataset("three", images, None, images[:3], None))

@@ -10,6 +10,7 @@ import numpy as np
 
 from hsjax.metrics.frechet import finite_rows, moments
 
+LEAST = 4  # latents, so that a subsample has two
 READING = {
     "h0_total": "sum of the lifetimes of components: below 1 clumps, above 1 evener than chance",
     "h1_longest": "lifetime of the most persistent loop: above 1 a hole",
@@ -51,7 +52,7 @@ def topology(
     Both are taken of random subsamples, without replacement, and of as many fresh Gaussian points.
 
     Args:
-      latents: [count, n], count >= 4.
+      latents: [count, n], `LEAST` or more.
       seed: of the subsamples and of the Gaussian.
       angular: latents and Gaussian points are projected to a sphere, and distances are angles; for
         models that project. Else distances are Euclidean.
@@ -65,12 +66,12 @@ def topology(
       the means, ratio_spread. The last two are None where a Gaussian's number is 0.
 
     Raises:
-      ValueError: a NaN or an infinity, another shape, or fewer than 4 latents.
+      ValueError: a NaN or an infinity, another shape, or too few latents.
       ModuleNotFoundError: gudhi is not installed.
     """
     points = finite_rows(latents, "the latents").astype(np.float64)
-    if len(points) < 4:
-        raise ValueError(f"needs 4 latents at least, got {len(points)}")
+    if len(points) < LEAST:
+        raise ValueError(f"needs {LEAST} latents at least, got {len(points)}")
     points = _projected(points) if angular else points
     size = min(size, len(points) // 2)
     mean, covariance, _ = moments(points)
