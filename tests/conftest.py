@@ -1,5 +1,6 @@
 """Settings of every test: on the CPU; the pure functions without any silent promotion."""
 
+import gc
 import os
 import tempfile
 
@@ -23,6 +24,8 @@ from configs import default
 # Without those that run flax and optax, which do promote.
 PURE = ("test_coordinates", "test_densities", "test_losses", "test_samplers", "test_wild")
 
+
+gc.set_threshold(50_000, 20, 100)  # of what is traced and compiled, little is ever free
 
 # Commands that tests start compile quickly, too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -715,7 +715,7 @@ def test_a_second_command_leaves_the_first_undisturbed(images_file, tmp_path):
     undisturbed.finish()
     run = Run(images_file, tmp_path / "run", 60)
     with run.start() as first:
-        while not run.has("metrics.jsonl")():
+        while not run.has("checkpoints")():
             time.sleep(0.01)
         for more in ((), ("--mode=evaluate",)):
             with run.start(more=more) as second:

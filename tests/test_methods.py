@@ -344,7 +344,7 @@ def numeric(name):
 def test_runs_that_differ_in_any_number_share_their_program(name, images_file):
     """One tracing of the step for the defaults and for a sweep over every numeric field."""
     config = tiny_config(images_file)
-    config.method = method_fields(name)
+    config.method, config.model.stages = method_fields(name), (2,)
     setup, state = training.create(config, (6, 10, 1), 44)
     traced = []
 

@@ -1,6 +1,7 @@
 """The authors' networks: a NumPy one of PyTorch's names and layouts, and files made by hand."""
 
 import contextlib
+import functools
 import io
 import pickle
 
@@ -25,13 +26,18 @@ SIZES = [  # shape, stages, n
 ]
 
 
-def made(shape, stages, n, seed=0, name="spherical"):
-    """A setup and a state whose every number is another; none is negative, as variances must be."""
+@functools.cache
+def built(shape, stages, n):
     config = tiny_config("nowhere.npz")
     config.model.stages, config.model.latent_dim = stages, n
-    setup = training.build(training.static(config), training.METHODS[name], shape, 8)
-    like = setup.like(training.build_objective(config))
-    rng = np.random.default_rng(seed)
+    setup = training.build(training.static(config), training.METHODS["spherical"], shape, 8)
+    return setup, config, setup.like(training.build_objective(config))
+
+
+def made(shape, stages, n):
+    """A setup and a state whose every number is another; none is negative, as variances must be."""
+    setup, config, like = built(shape, stages, n)
+    rng = np.random.default_rng(0)
     params, batch_stats = jax.tree.map(
         lambda x: (rng.uniform(0.1, 1, x.shape) / np.prod(x.shape[:-1])).astype(np.float32),
         (like.params, like.batch_stats),

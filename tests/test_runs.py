@@ -43,7 +43,7 @@ def trained(images_file, tmp_path_factory):
     return SimpleNamespace(workdir=workdir, numbers=numbers, images=images, config=config, **kept)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(trained):
     return hsjax.load(trained.workdir)
 
@@ -148,7 +148,8 @@ def test_neither_the_data_nor_the_fits_need_to_be_there(trained, tmp_path):
         np.testing.assert_array_equal(inference.to_uint8(run.sample(12, name)), panel)
 
 
-def test_an_export_by_pytorchs_names_has_its_names_and_shapes(run, tmp_path):
+def test_an_export_by_pytorchs_names_has_its_names_and_shapes(trained, tmp_path):
+    run = hsjax.load(trained.workdir)
     from safetensors.numpy import load_file
 
     run.state.params["method"] = {"means": jnp.ones((3, 4))}
