@@ -149,9 +149,9 @@ def test_neither_the_data_nor_the_fits_need_to_be_there(trained, tmp_path):
 
 
 def test_an_export_by_pytorchs_names_has_its_names_and_shapes(trained, tmp_path):
-    run = hsjax.load(trained.workdir)
     from safetensors.numpy import load_file
 
+    run = hsjax.load(trained.workdir)
     run.state.params["method"] = {"means": jnp.ones((3, 4))}
     exporting.write(run, tmp_path / "out", format="torch-state-dict-names")
     shapes = {name: x.shape for name, x in load_file(tmp_path / "out/model.safetensors").items()}
