@@ -143,7 +143,7 @@ def naive_cosines(x):
     return (x / tails)[..., :-1]
 
 
-@pytest.mark.parametrize("n", [2, 5, 40])
+@pytest.mark.parametrize("n", [2, 5, pytest.param(40, marks=pytest.mark.slow)])
 def test_derivatives_equal_those_of_the_definition_in_float64(n):
     x = rows("gaussian", n, count=1, seed=n)[0]
     weights = np.random.default_rng(1).normal(size=n - 1)

@@ -436,6 +436,7 @@ def test_nothing_is_trained_for_numbers_that_nobody_wants(whole, config, monkeyp
         assert {f"samples: {name}" for name in NAMES} <= found.panels.keys()
 
 
+@pytest.mark.slow
 def test_fewer_training_images_than_samples_is_said(config, tmp_path):
     full = data.load(config.data.name)
     swapped = data.Dataset("bars", *full[3:], *full[1:3])

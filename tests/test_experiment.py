@@ -147,7 +147,10 @@ def test_an_epochs_row_is_the_mean_over_its_steps():
 
 @pytest.mark.parametrize(
     ("loop", "calls"),
-    [("steps", 2), ("steps", 9), pytest.param("scan", 1, marks=pytest.mark.slow)],
+    [
+        ("steps", 9),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in (("steps", 2), ("scan", 1))),
+    ],
 )
 def test_a_stopped_run_ends_as_if_it_had_not_been(
     lean, tmp_path, uninterrupted, monkeypatch, loop, calls
@@ -593,6 +596,7 @@ def test_the_best_checkpoint_is_kept_and_judged(lean, tmp_path, monkeypatch):
         experiment.train_and_evaluate(lean, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_averages_are_what_is_judged_and_survive_a_stop(lean, tmp_path, monkeypatch):
     lean.train.ema, lean.train.epochs = 0.9, 2
     whole = experiment.train_and_evaluate(lean, tmp_path / "whole")

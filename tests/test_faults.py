@@ -751,7 +751,8 @@ def test_two_processes_end_together_when_the_first_one_cannot_go_on(tmp_path, di
 # Numbers that stop being finite.
 
 
-@pytest.mark.parametrize("share", [pytest.param(0.25, marks=pytest.mark.slow), 0.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.25, 0.0])
 def test_debug_nans_names_the_operation_that_overflowed(images_file, tmp_path, share):
     config = short(images_file)
     config.data.device_share = share

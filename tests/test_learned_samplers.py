@@ -214,6 +214,7 @@ def test_effective_proposals_are_those_of_the_weights():
     assert 1 <= found < 95
 
 
+@pytest.mark.slow
 def test_the_transformer_learns_how_tokens_hang_together():
     """The second token follows from the first: half the nats of independent tokens."""
     rng = np.random.default_rng(0)

@@ -448,7 +448,10 @@ def by_class_in_float64(mean, std, spec, labels, classes, stride):
 
 
 @pytest.mark.parametrize("build", [losses.paper_spec, losses.published_spec])
-@pytest.mark.parametrize(("batch", "n", "classes", "stride"), [(40, 12, 3, 4), (9, 5, 4, 7)])
+@pytest.mark.parametrize(
+    ("batch", "n", "classes", "stride"),
+    [(40, 12, 3, 4), pytest.param(9, 5, 4, 7, marks=pytest.mark.slow)],
+)
 def test_an_axis_for_each_class(build, batch, n, classes, stride):
     """Against float64 loops; what the whole batch says of radius and σ stays."""
     rng = np.random.default_rng(0)

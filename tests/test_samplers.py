@@ -178,7 +178,9 @@ def by_rejection(n, kappa, count, seed=0):
     return cosines[:count]
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 50, 200, 1000, 10_000])
+@pytest.mark.parametrize(
+    "n", [2, 3, 200, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 50, 1000, 10_000))]
+)
 @pytest.mark.parametrize("relative", [0.05, 1.0, 20.0])
 def test_vmf_samples_pass_a_test_against_rejection(n, relative):
     """Fitted to embeddings whose mean has the length for that κ; the cosines are then compared."""

@@ -13,7 +13,11 @@ from hsjax.config import method_fields
 from hsjax.errors import UserError
 from hsjax.methods import METHODS
 
-OTHERS = ("cartesian", "published")  # the same step; their terms are tested in test_methods.py
+OTHERS = (
+    "standard",
+    "cartesian",
+    "published",
+)  # the same step; their terms are tested in test_methods.py
 
 
 def start(config):
@@ -48,7 +52,7 @@ def test_a_callers_settings_of_numbers_leave_a_run_alone(config):
 
 
 @pytest.mark.parametrize(
-    "kind", ["standard", "paper", *(pytest.param(x, marks=pytest.mark.slow) for x in OTHERS)]
+    "kind", ["paper", *(pytest.param(x, marks=pytest.mark.slow) for x in OTHERS)]
 )
 def test_a_step_follows_the_gradient_of_equation_2_or_6(config, kind):
     """Loss, terms and parameters after one step, against the loss written out here."""
