@@ -542,12 +542,12 @@ test_training.py::test_numbers_of_a_step_follow_its_epoch_and_stand_at_its_place
 + row.at[0]
 
 training.py: loss without beta
-test_training.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
+test_training.py::test_a_step_follows_the_gradient_of_equation_2_or_6[paper]
 - mse + beta *
 + mse +
 
 training.py: padding counted as error
-test_training.py::test_a_step_follows_the_gradient_of_equation_2_or_6[standard]
+test_training.py::test_a_step_follows_the_gradient_of_equation_2_or_6[paper]
 - return batches.crop(images, *self._setup.shape[:2])
 + return images[:, : self._setup.shape[0], : self._setup.shape[1]]
 
