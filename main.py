@@ -5,14 +5,19 @@ python main.py --config=configs/cifar_compressed.py --config.train.epochs=50
 
 import sys
 
-try:
-    from hsjax import cli
-except (ModuleNotFoundError, ValueError) as error:
-    line = f"JAX can't start ({error}): mend that environment variable"
-    if isinstance(error, ModuleNotFoundError):
-        line = f"{error.name} is not installed: pip install -e '.[train]'"
+
+def fail(line: str) -> None:
+    """End the program with one line: what hsjax has for that may not be there."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
+
+
+try:
+    from hsjax import cli
+except ModuleNotFoundError as missing:
+    fail(f"{missing.name} is not installed: pip install -e '.[train]'")
+except ValueError as error:
+    fail(f"JAX can't start ({error}): mend that environment variable")
 
 if __name__ == "__main__":
     cli.run_experiment(sys.argv)

@@ -15,25 +15,17 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-
-def _fail(error: Exception | str, status: int) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(status)
-
+from hsjax.errors import UserError
+from hsjax.terminal import columns, fail, tell
 
 try:
     import jax
     from absl import app, flags, logging
     from ml_collections import ConfigDict, config_flags
-
-    from hsjax.errors import UserError
-    from hsjax.terminal import columns, tell
 except ModuleNotFoundError as missing:
-    _fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
-except ValueError as error:
-    _fail(f"JAX can't start ({error}): mend that environment variable", 2)
+    fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
 
 CONFIGS = Path(__file__).with_name("configs")
 DEFAULT = str(CONFIGS / "default.py")
@@ -101,7 +93,7 @@ def main() -> None:
         sys.argv = [f"hsjax {name}", *arguments]
         getattr(importlib.import_module("hsjax.commands"), name)()
     else:
-        _fail(f"no such command: {name}: choose one of {', '.join(COMMANDS)}", 2)
+        fail(f"no such command: {name}: choose one of {', '.join(COMMANDS)}", 2)
 
 
 def run_experiment(argv: list[str]) -> None:
@@ -150,9 +142,9 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, LookupError) as error:
         # The text is that of a KeyError, quoted and escaped.
         text = str(error).replace("\\n", " ").translate(str.maketrans("", "", "'\\"))
-        _fail(f"no such config field: {text}", 2)
+        fail(f"no such config field: {text}", 2)
     except (flags.Error, RecursionError, TypeError, ValueError) as error:
-        _fail(error, 2)
+        fail(error, 2)
 
 
 def _path(given: str) -> str:
@@ -197,10 +189,10 @@ def _main(_) -> None:
         ):
             raise
         sys.stdout = open(os.devnull, "w")  # or leaving would try it again
-        _fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
+        fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
     except KeyboardInterrupt:  # outside of training: there is nothing to save
         try:
-            _fail("interrupted: repeat the command to continue", 130)
+            fail("interrupted: repeat the command to continue", 130)
         finally:
             os._exit(130)  # XLA's threads are still computing, and leaving in order can crash them
 
@@ -209,7 +201,7 @@ def _run() -> None:
     try:
         from hsjax import devices, experiment
     except ModuleNotFoundError as missing:
-        _fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
+        fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
     chosen: Any = FLAGS["config"]
     path, *setting = chosen.config_filename.split(":")
     workdir = WORKDIR.value or str(Path("runs") / "_".join((Path(path).stem, *setting)))
@@ -233,9 +225,9 @@ def _run() -> None:
             hint = "to judge it again, with other fields of sample and evaluate:"
             tell(hint + (" " if len(hint) + len(again) < columns() else "\n  ") + again)
     except UserError as error:
-        _fail(error, 2)
+        fail(error, 2)
     except experiment.Diverged as error:
-        _fail(error, 1)
+        fail(error, 1)
     except experiment.Interrupted as stop:
         tell(str(stop))
         sys.exit(128 + stop.signal)

@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 import numpy as np
 
@@ -200,7 +201,7 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
         except UserError as error:
-            _fail(error, 2)
+            fail(error, 2)
         except Interrupted as stop:
             tell(str(stop))
             sys.exit(128 + stop.signal)
@@ -209,13 +210,14 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(1)
         except KeyboardInterrupt:
             try:
-                _fail("interrupted: repeat the command", 130)
+                fail("interrupted: repeat the command", 130)
             finally:
-                os._exit(130)  # as in main.py
+                os._exit(130)  # as in cli.py
 
     return run
 
 
-def _fail(error: Exception | str, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
+def fail(error: Exception | str, status: int) -> NoReturn:
+    """End the program with one line to standard error and this exit status."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)

@@ -25,7 +25,7 @@ from configs import default
 PURE = ("test_coordinates", "test_densities", "test_losses", "test_samplers", "test_wild")
 
 
-gc.set_threshold(50_000, 20, 100)  # of what is traced and compiled, little is ever free
+gc.set_threshold(50_000, 20, 100)  # JAX keeps most of what it traces: going through it is slow
 
 # Commands that tests start compile quickly, too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

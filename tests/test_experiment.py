@@ -597,7 +597,7 @@ def test_the_best_checkpoint_is_kept_and_judged(lean, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_averages_are_what_is_judged_and_survive_a_stop(lean, tmp_path, monkeypatch):
+def test_averages_are_what_is_judged_and_survive_a_stop(lean, tmp_path):
     lean.train.ema, lean.train.epochs = 0.9, 2
     whole = experiment.train_and_evaluate(lean, tmp_path / "whole")
     lean.train.epochs = 1

@@ -24,6 +24,7 @@ SIZES = [  # shape, stages, n
     ((4, 4, 3), (2,), 3),
     ((24, 24, 3), (4, 3, 2), 5),
 ]
+FEW = [*SIZES[:2], *(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[2:])]
 
 
 @functools.cache
@@ -116,7 +117,7 @@ def decode(tensors, z, small, doublings):
     return 1 / (1 + np.exp(-convolve(tensors, "decoder.main.predict", x)))
 
 
-@pytest.mark.parametrize(("shape", "stages", "n"), SIZES[:3])
+@pytest.mark.parametrize(("shape", "stages", "n"), FEW)
 def test_the_names_and_layouts_are_those_of_the_authors_network(shape, stages, n):
     setup, config, params, batch_stats = made(shape, stages, n)
     tensors = published.state_dict(params, batch_stats)
@@ -172,7 +173,7 @@ def test_from_state_dict_is_the_inverse(shape, stages, n):
     assert_equal(published.from_state_dict(half, *like), (params, batch_stats))
 
 
-@pytest.mark.parametrize(("shape", "stages", "n"), SIZES[:2])
+@pytest.mark.parametrize(("shape", "stages", "n"), FEW[:3])
 @pytest.mark.parametrize("layout", ["zip", "legacy"])
 def test_a_file_is_read_to_the_bit(shape, stages, n, layout, tmp_path):
     *_, params, batch_stats = made(shape, stages, n)

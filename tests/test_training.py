@@ -13,11 +13,8 @@ from hsjax.config import method_fields
 from hsjax.errors import UserError
 from hsjax.methods import METHODS
 
-OTHERS = (
-    "standard",
-    "cartesian",
-    "published",
-)  # the same step; their terms are tested in test_methods.py
+# The same step; their terms are tested in test_methods.py.
+OTHERS = ("standard", "cartesian", "published")
 
 
 def start(config):
