@@ -46,6 +46,50 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     return jax.tree.map(put, tree)
 
 
+def of_runs(count: int) -> jax.sharding.Mesh:
+    """Devices that share so many runs evenly, along an axis `run`: as many of them as can."""
+    shared = max(d for d in range(1, jax.local_device_count() + 1) if count % d == 0)
+    chosen = jax.local_devices()[:shared]
+    return jax.make_mesh((shared,), ("run",), (AxisType.Auto,), devices=chosen)
+
+
+class Alone:
+    """How the arrays of a run are on the devices, all of which work on it."""
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        """The arrays of the one run, on every device."""
+        return replicate(trees[0])
+
+    def part(self, tree: Any) -> list[Any]:
+        """What `join` was given."""
+        return [tree]
+
+    def replicate(self, tree: Any) -> Any:
+        """What all need whole."""
+        return replicate(tree)
+
+
+class Joined:
+    """How the arrays of several runs are on the devices that share the runs."""
+
+    def __init__(self, count: int):
+        self._count, self._mesh = count, of_runs(count)
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        """Arrays [runs, ...] of the runs' own."""
+        of_run = NamedSharding(self._mesh, PartitionSpec("run"))
+        return jax.tree.map(lambda *x: jax.device_put(np.stack(x), of_run), *trees)
+
+    def part(self, tree: Any) -> list[Any]:
+        """The arrays of each run, on the host."""
+        tree = jax.device_get(tree)
+        return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(self._count)]
+
+    def replicate(self, tree: Any) -> Any:
+        """What all need whole."""
+        return jax.device_put(jax.device_get(tree), NamedSharding(self._mesh, PartitionSpec()))
+
+
 def batch_sharding() -> NamedSharding | None:
     """What jit's in_shardings are for an array whose rows the devices share."""
     return _along(PartitionSpec("data"), jax.devices()) if jax.device_count() > 1 else None
@@ -97,13 +141,19 @@ def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     return lax.with_sharding_constraint(batch, _along(PartitionSpec("data"), devices))
 
 
-def start() -> None:
+def start(runs: int = 1) -> None:
     """Let JAX find its devices.
+
+    Args:
+      runs: how many are trained together. A CPU counts as so many devices then, unless its number
+        is set already, by JAX_NUM_CPU_DEVICES for example.
 
     Raises:
       UserError: there are none of the kind that JAX_PLATFORMS asks for, or they don't answer.
     """
     try:
+        if runs > 1 and jax.config.jax_num_cpu_devices == -1:  # type: ignore[attr-defined]
+            jax.config.update("jax_num_cpu_devices", runs)
         jax.devices()
     except (AssertionError, RuntimeError) as error:
         # An assertion has no text: JAX knows the kind, and nothing that drives it is installed.

@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,19 +92,90 @@ def train_and_evaluate(
       Diverged: a loss that is not finite; the last good checkpoint stays.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
-    with _workdir(config, workdir) as path:
-        return _train_and_evaluate(config, path, dataset, networks)
+    with _opened(config, workdir, dataset, networks) as member:
+        with _Signals() as signals:
+            state = _train([member], signals.received)[0]
+        with devices.first_alone() as mine:
+            return _judge(member, state) if mine else {}
 
 
-def _train_and_evaluate(config, path, dataset, networks) -> dict:
-    with devices.all_or_none():
-        run = _open(config, path, dataset, networks)
-        count = len(run.dataset.train_images)
-        batches.check_divisible(count, config.train.batch_size, jax.device_count())
-    _check_alike(run)
-    run = run._replace(streamed=_is_streamed(run))
-    initial = _initial(run)
-    with Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept) as checkpoints:
+def train_and_evaluate_together(
+    configs: Sequence[ConfigDict], workdirs: Sequence[str | os.PathLike], dataset: data.Dataset
+) -> Iterator[tuple[dict | Diverged, float]]:
+    """Train (or continue) several runs in one program, and judge them one after the other.
+
+    The devices share the runs, where `train_and_evaluate` lets them share each batch. Results are
+    those of each run alone, to rounding. A run that diverges does not end the others. On a CPU, set
+    jax_num_cpu_devices to the number of runs before JAX starts.
+
+    Args:
+      configs: alike but for seed, β and the numbers of the method: see `joins`.
+      workdirs: of the runs.
+      dataset: of all of them.
+
+    Yields:
+      (numbers, seconds) of each run in order, once it is judged; the error of one that diverged.
+      The seconds are its share of the training and its evaluation.
+
+    Raises:
+      UserError: as `train_and_evaluate`; runs that can't be joined, or that take too much memory.
+      Interrupted: after SIGINT or SIGTERM, with all states saved.
+    """
+    with ExitStack() as held:
+        begun = time.monotonic()
+        members = [
+            held.enter_context(_opened(config, workdir, dataset, together=True))
+            for config, workdir in zip(configs, workdirs, strict=True)
+        ]
+        tell(_describe(members[0].run, members[0].initial))
+        by_step: dict[int, list[int]] = {}
+        for i, member in enumerate(members):  # a kill may have come between two checkpoints
+            by_step.setdefault(int(member.state.step), []).append(i)
+        found: dict[int, training.TrainState | Diverged] = {}
+        with _Signals() as signals:
+            for some in by_step.values():
+                ends = _train([members[i] for i in some], signals.received, together=True)
+                found |= dict(zip(some, ends, strict=True))
+        share = (time.monotonic() - begun) / len(members)
+        for i, member in enumerate(members):
+            begun, end = time.monotonic(), found[i]
+            if not isinstance(end, Diverged):
+                tell(f"\n{member.run.path}")
+            result = end if isinstance(end, Diverged) else _judge(member, end)
+            yield result, share + time.monotonic() - begun
+
+
+def joins(config: ConfigDict) -> Hashable:
+    """What must be equal for runs to be trained together, by `train_and_evaluate_together`."""
+    fields = config.data.to_json(), config.method.name
+    return fields, training.static(config), _shapes(training.build_objective(config))
+
+
+class _Member(NamedTuple):
+    """A run with all that it holds open."""
+
+    run: "_Run"
+    initial: training.TrainState
+    state: training.TrainState  # where it goes on from
+    checkpoints: Checkpoints
+    records: Records | None  # of the first process alone
+
+
+@contextmanager
+def _opened(config, workdir, dataset, networks=None, together=False) -> Iterator[_Member]:
+    """The run of a workdir, locked, its files written, with the state it goes on from."""
+    with ExitStack() as held:
+        path = held.enter_context(_workdir(config, workdir))
+        with devices.all_or_none():
+            run = _open(config, path, dataset, networks)
+            if not together:
+                count = len(run.dataset.train_images)
+                batches.check_divisible(count, config.train.batch_size, jax.device_count())
+        _check_alike(run)
+        run = run._replace(streamed=_is_streamed(run))
+        initial = _initial(run)
+        keeper = Checkpoints(run.path / "checkpoints", config.train.checkpoints_kept)
+        checkpoints = held.enter_context(keeper)
         with devices.all_or_none():
             if devices.is_first():
                 checkpoints.probe()
@@ -115,7 +186,8 @@ def _train_and_evaluate(config, path, dataset, networks) -> dict:
                         initial.params, include_stats=False
                     )
                     write_text(run.path / "parameters.txt", overview + "\n")
-        tell(_describe(run, initial))
+        if not together:
+            tell(_describe(run, initial))
         with devices.all_or_none():
             state = checkpoints.restore(initial) or initial
         state = devices.broadcast(state)
@@ -123,20 +195,21 @@ def _train_and_evaluate(config, path, dataset, networks) -> dict:
         if step:
             tell(f"continuing {run.path} after epoch {step // steps}, step {step}")
         with devices.all_or_none():
-            is_first = devices.is_first()
-            writer = config.log.writer
-            opened = Records(run.path, step // steps, step, writer) if is_first else nullcontext()
-        with opened as records:
-            if step:
-                _picture(run, state, records)  # a kill may have come before those of this step
-            with _Signals() as signals:
-                state = _train(run, state, checkpoints, records, signals.received)
-            with devices.first_alone() as mine:
-                if not mine:
-                    return {}
-                if config.evaluate.checkpoint == "best":
-                    state = runs.restored(config, run.path, checkpoints, initial)
-                return _evaluate(run, state, records)
+            records = None
+            if devices.is_first():
+                writer = config.log.writer
+                records = held.enter_context(Records(run.path, step // steps, step, writer))
+        if step:
+            _picture(run, state, records)  # a kill may have come before those of this step
+        yield _Member(run, initial, state, checkpoints, records)
+
+
+def _judge(member, state) -> dict:
+    """The numbers of a run that has been trained."""
+    run, config = member.run, member.run.config
+    if config.evaluate.checkpoint == "best":
+        state = runs.restored(config, run.path, member.checkpoints, member.initial)
+    return _evaluate(run, state, member.records)
 
 
 def evaluate(
@@ -300,42 +373,65 @@ def _built(static, method, shape, count, networks):
     return setup, training.compile_programs(setup, count)
 
 
-def _train(run, state, checkpoints, records, stop_signal):
-    """From `state` to the last epoch; everything with a side effect happens here."""
-    config, setup, programs = run.config, run.setup, run.programs
-    several = jax.process_count() > 1
-    objective, state = devices.replicate((run.objective, state))
+@functools.lru_cache(maxsize=8)
+def _built_together(setup, count, runs) -> training.Programs:
+    """The programs of so many runs."""
+    return training.compile_programs(setup, count, runs)
+
+
+def _train(members, stop_signal, together=False) -> list:
+    """From their states to the last epoch; everything with a side effect happens here.
+
+    Returns the last state of each, or, of runs that are trained together, what ended one early.
+    """
+    run, count = members[0].run, len(members)
+    config, setup = run.config, run.setup
+    objectives, states = [m.run.objective for m in members], [m.state for m in members]
     examples = run.dataset.train_images, run.dataset.train_labels
+    first, last = int(states[0].step), config.train.epochs * setup.steps
+    if first >= last:
+        return states
+    several = jax.process_count() > 1
+    place = devices.Joined(count) if together else devices.Alone()
+    programs = run.programs
+    if together:
+        _check_joined(members)
+        programs = _built_together(setup, len(examples[0]), count)
+    objective, state = place.join(objectives), place.join(states)
     if not run.streamed:
-        examples = devices.replicate(jax.tree.map(jnp.asarray, examples))
+        examples = place.replicate(jax.tree.map(jnp.asarray, examples))
     scan = training.runs_scan(config) and not run.streamed
-    first = int(state.step)
-    last = config.train.epochs * setup.steps
-    if first < last:
-        with Phases() as say:
-            say("compiling")
-            programs = _compiled(
-                programs,
-                _shapes(objective),
-                _shapes(state),
-                _shapes(examples),
-                streamed=run.streamed,
-                scan=scan,
-                # The rest of an epoch stopped halfway is another program: jit compiles it when run.
-                whole=first % setup.steps == 0,
-            )
-    progress = Progress(config.train.epochs, setup.steps, config.train.batch_size)
+    with Phases() as say:
+        say("compiling")
+        programs = _compiled(
+            programs,
+            _shapes(objective),
+            _shapes(state),
+            _shapes(examples),
+            streamed=run.streamed,
+            scan=scan,
+            # The rest of an epoch stopped halfway is another program: jit compiles it when run.
+            whole=first % setup.steps == 0,
+        )
+    if together:
+        _check_memory(programs, count)
+    progress = Progress(config.train.epochs, setup.steps, config.train.batch_size * count)
+    ended: dict[int, Diverged] = {}  # runs that are trained in vain
 
     def after_step(state):
         if progress.due():
-            step = int(state.step)
-            terms = _averages(state, _steps_in_history(setup, step))
-            progress.show(step, {n: terms[n] for n in SHOWN}, new=step - first)
-            return several or (stop_signal() is None and np.isfinite(terms["loss"]))
+            step = training.steps_done(state)
+            rows = [
+                _averages(history, _steps_in_history(setup, step))
+                for history in place.part(state.history)
+            ]
+            progress.show(step, _shown(rows, SHOWN), new=step - first)
+            if not (several or together or np.isfinite(rows[0]["loss"])):
+                return False
         return several or stop_signal() is None  # several stop together, after an epoch
 
     try:
-        while (before := int(state.step)) < last:
+        while (before := training.steps_done(state)) < last:
             started = time.monotonic()
             origin = None
             if config.train.debug_nans:
@@ -346,36 +442,48 @@ def _train(run, state, checkpoints, records, stop_signal):
             state = training.train_epoch(
                 programs, objective, state, examples, scan=scan, after_step=after_step
             )
-            step = int(state.step)
-            _check_finite(setup, state, checkpoints, origin)
+            step = training.steps_done(state)
             epoch, inside = divmod(step, setup.steps)
-            if inside == 0:
-                seconds = time.monotonic() - started
-                row = _averages(state, setup.steps)
+            states, rows = place.part(state), []
+            for i, (member, own) in enumerate(zip(members, states, strict=True)):
+                if i in ended:
+                    continue
+                try:
+                    _check_finite(setup, own, member.checkpoints, origin)
+                except Diverged as error:
+                    if not together:
+                        raise
+                    ended[i] = error
+                    continue
+                if inside:
+                    continue
+                row = _averages(own.history, setup.steps)
                 if epoch == 1 and config.loss.relative_beta:
-                    if row["regulariser"] == 0.0:
-                        raise UserError(
-                            "loss.relative_beta: the regulariser was 0 in the first epoch, and β "
-                            "can't be relative to that: set loss.relative_beta=False"
-                        )
-                    scale = devices.replicate(jnp.float32(row["mse"] / (row["regulariser"] + 1e-3)))
-                    state = state._replace(beta_scale=scale)
+                    states[i] = own = own._replace(beta_scale=_relative(row))
+                seconds = time.monotonic() - started
                 seen = (step - before) * config.train.batch_size
                 rate = {"seconds": seconds, "images_per_second": seen / seconds}
                 with devices.all_or_none():
-                    if records:
+                    if member.records:
                         if _is_pictured(run, step):
-                            row |= _watch(run, state, row["beta"])
-                        records.epoch({"epoch": epoch, "step": step, **row, **rate})
-                shown = {
-                    name: row[name] for name in (*SHOWN, f"{run.watched[0]}_mse") if name in row
-                }
+                            row |= _watch(member.run, own, row["beta"])
+                        member.records.epoch({"epoch": epoch, "step": step, **row, **rate})
+                rows.append(row)
+            if epoch == 1 and inside == 0 and config.loss.relative_beta:
+                state = place.join(states)
+            going = [(members[i], states[i]) for i in range(count) if i not in ended]
+            if not going:
+                break
+            if inside == 0:
+                shown = _shown(rows, (*SHOWN, f"{run.watched[0]}_mse"))
                 progress.show(step, shown, new=step - first, final=step == last)
                 if _is_pictured(run, step):
-                    _save(run, state, checkpoints, records)
-                    _picture(run, state, records)
+                    for member, own in going:
+                        _save(member, own)
+                        _picture(member.run, own, member.records)
             if stop := max(devices.allgather(stop_signal() or 0)):
-                _save(run, state, checkpoints, records)
+                for member, own in going:
+                    _save(member, own)
                 raise Interrupted(
                     f"stopped in epoch {epoch + (inside > 0)} and saved: "
                     "repeat the command to continue",
@@ -383,17 +491,57 @@ def _train(run, state, checkpoints, records, stop_signal):
                 )
     finally:
         progress.close()
-    return state
+    return [ended.get(i, own) for i, own in enumerate(states)]
 
 
-def _save(run, state, checkpoints, records):
+def _check_joined(members) -> None:
+    """Raise a UserError unless runs can be trained together."""
+    run = members[0].run
+    if run.streamed:
+        raise UserError(f"{run.dataset.name} is streamed from the host: train its runs one by one")
+    if run.config.train.debug_nans:
+        raise UserError("train.debug_nans looks at one run: train the runs one by one")
+
+
+def _check_memory(programs, count) -> None:
+    """Raise a UserError if a program takes more memory than a device has."""
+    compiled = (p for p in (programs.step, programs.epoch) if isinstance(p, jax.stages.Compiled))
+    if not (sizes := next(compiled).memory_analysis()):
+        return
+    needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+    if jax.default_backend() == "cpu":  # whose devices have one memory
+        needed *= devices.of_runs(count).size
+    if needed > (there := devices.memory()):
+        raise UserError(
+            f"{count} runs together take {needed / 1e9:.1f} GB of memory, and there are "
+            f"{there / 1e9:.1f}: train fewer together"
+        )
+
+
+def _relative(row) -> jax.Array:
+    """The factor of β after the first epoch, whose terms these are."""
+    if row["regulariser"] == 0.0:
+        raise UserError(
+            "loss.relative_beta: the regulariser was 0 in the first epoch, and β can't be relative "
+            "to that: set loss.relative_beta=False"
+        )
+    return devices.replicate(jnp.float32(row["mse"] / (row["regulariser"] + 1e-3)))
+
+
+def _shown(rows, names) -> dict[str, float]:
+    """The terms of some names for the line of progress: of several runs, their means."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in names if name in rows[0]}
+
+
+def _save(member, state):
     """A checkpoint, after the lines that a run which goes on from it would not write again."""
+    run = member.run
     with devices.all_or_none():
-        if records:
-            records.sync()
+        if member.records:
+            member.records.sync()
             kept = run.config.train.keep_best
             best = None if kept == "none" else best_step(run.path, kept)
-            checkpoints.save(int(state.step), _on_this_process(state), best)
+            member.checkpoints.save(int(state.step), _on_this_process(state), best)
 
 
 def _is_pictured(run, step) -> bool:
@@ -472,9 +620,9 @@ def _steps_in_history(setup, step):
     return (step - 1) % setup.steps + 1 if step else 0
 
 
-def _averages(state, steps) -> dict[str, float]:
+def _averages(history, steps) -> dict[str, float]:
     """Means over the first `steps` steps of the present epoch."""
-    history = jax.device_get(state.history)
+    history = jax.device_get(history)
     return {name: float(np.mean(row[:steps], dtype=np.float64)) for name, row in history.items()}
 
 

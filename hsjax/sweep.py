@@ -13,6 +13,9 @@ chosen on images held out of training, not on the test images:
 
     --set data.validation_share=0.1 --judge evaluate.split=validation
 
+--together=8 trains eight runs at once that differ in numbers alone: a run on
+each device (on a CPU, a core), or several on each.
+
 Machines share the work with --shard=1/3, 2/3, 3/3, each with its own --out;
 --plot FILE ... draws all the lines of some files without training.
 """
@@ -25,6 +28,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +38,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hsjax import data, experiment, settings, terminal, tradeoff
+from hsjax import data, devices, experiment, settings, terminal, tradeoff
 from hsjax.config import method_fields, validate
-from hsjax.errors import UserError
+from hsjax.errors import Diverged, UserError
 from hsjax.files import user_cache
 from hsjax.terminal import command, fold, tell
 
@@ -166,17 +170,57 @@ def append(path: Path, row: dict) -> None:
 def run(point: Point, config: ConfigDict, dataset: data.Dataset, workdir: Path) -> dict:
     """Train and judge one point: its line. A run that diverges has no numbers, but why."""
     started = time.monotonic()
-    row = {**point._asdict(), "config": identity(config)}
+    found: dict | Diverged
     try:
-        row["numbers"] = experiment.train_and_evaluate(config, workdir, dataset=dataset)
-    except experiment.Diverged as error:
-        row["diverged"] = str(error)
+        found = experiment.train_and_evaluate(config, workdir, dataset=dataset)
+    except Diverged as error:
+        found = error
+    return _line(point, config, found, time.monotonic() - started)
+
+
+def run_together(
+    jobs: Sequence[tuple[Point, ConfigDict]], dataset: data.Dataset, folder: Path
+) -> Iterator[dict]:
+    """The lines of several points that are trained in one program, as each is judged."""
+    points, configs = zip(*jobs, strict=True)
+    workdirs = [folder / str(point) for point in points]
+    ends = experiment.train_and_evaluate_together(configs, workdirs, dataset)
+    for (point, config), (found, seconds) in zip(jobs, ends, strict=True):
+        yield _line(point, config, found, seconds) | {"together": len(jobs)}
+
+
+def _line(point: Point, config: ConfigDict, found: dict | Diverged, seconds: float) -> dict:
     device = jax.devices()[0]
-    return row | {
-        "seconds": time.monotonic() - started,
+    return {
+        **point._asdict(),
+        "config": identity(config),
+        **({"diverged": str(found)} if isinstance(found, Diverged) else {"numbers": found}),
+        "seconds": seconds,
         "device": f"{device.device_kind} ({device.platform})",
         "versions": {name: version(name) for name in ("jax", "flax")},
     }
+
+
+def grouped(
+    jobs: Sequence[tuple[Point, ConfigDict]], most: int
+) -> Iterator[list[tuple[Point, ConfigDict]]]:
+    """At most so many jobs at a time that can be trained together, each with a folder of its own.
+
+    More than there are devices are a multiple of their number, so that all have as much to do.
+    """
+    left = [(experiment.joins(config), (point, config)) for point, config in jobs]
+    while left:
+        alike, names = left[0][0], set[str]()
+        chosen: list[tuple] = []
+        for entry in left:
+            name = str(entry[1][0])
+            if entry[0] == alike and name not in names and len(chosen) < most:
+                chosen.append(entry)
+                names.add(name)
+        if len(chosen) > (there := jax.local_device_count()):
+            del chosen[len(chosen) // there * there :]
+        left = [entry for entry in left if all(entry is not other for other in chosen)]
+        yield [job for _, job in chosen]
 
 
 def distances(row: dict, key: str = "to_test") -> dict[str, float]:
@@ -375,6 +419,13 @@ def main() -> None:
     parser.add_argument(
         "--shard", default="1/1", metavar="I/K", help="this machine's share of the runs"
     )
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        metavar="K",
+        help="train up to K runs at once that differ in seed, strength and numbers of the method",
+    )
     parser.add_argument("--plot", nargs="+", type=Path, metavar="FILE", help="only draw these")
     parser.add_argument(
         "--equal",
@@ -419,19 +470,28 @@ def sweep(arguments: argparse.Namespace) -> None:
         for point in wanted[shard - 1 :: shards]
         for fields in judged
     ]
-    done = [row["config"] for row in read([arguments.out])]
-    missing = [(point, config) for point, config in jobs if identity(config) not in done]
+    there = [row["config"] for row in read([arguments.out])]
+    missing = [(point, config) for point, config in jobs if identity(config) not in there]
     tell(f"{len(missing)} of {len(jobs)} lines are missing from {arguments.out}")
     if missing:
+        devices.start(arguments.together)
         if cache := user_cache():
             jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
         dataset = data.of_config(missing[0][1].data)
         images: Any = jnp.asarray(dataset.train_images)  # once for all runs
         dataset = dataset._replace(train_images=images)
-    for i, (point, config) in enumerate(missing):
-        tell(f"\n[{i + 1}/{len(missing)}] {point}")
-        workdir = arguments.out.with_suffix("") / str(point)
-        append(arguments.out, run(point, config, dataset, workdir))
+    folder, done = arguments.out.with_suffix(""), 0
+    if arguments.together == 1:
+        for i, (point, config) in enumerate(missing):
+            tell(f"\n[{i + 1}/{len(missing)}] {point}")
+            append(arguments.out, run(point, config, dataset, folder / str(point)))
+    else:
+        for jobs in grouped(missing, arguments.together):
+            numbers = f"{done + 1} to {done + len(jobs)} of {len(missing)}"
+            tell("\n" + fold(f"[{numbers}] {', '.join(str(point) for point, _ in jobs)}"))
+            for row in run_together(jobs, dataset, folder):
+                append(arguments.out, row)
+            done += len(jobs)
     kept = [identity(config) for _, config in jobs]
     rows = [row for row in read([arguments.out]) if row["config"] in kept]
     report(arguments.out, rows, arguments.equal, arguments.key)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -430,6 +431,11 @@ def train_step(
     )
 
 
+def steps_done(state: TrainState) -> int:
+    """By a run, or by several that are trained together."""
+    return int(np.asarray(state.step).max())
+
+
 class Programs(NamedTuple):
     """The compiled programs of a run; each donates the state it is given."""
 
@@ -439,10 +445,16 @@ class Programs(NamedTuple):
     batch: Callable  # (objective, state, batch) -> state after a batch that comes from the host
 
 
-def compile_programs(setup: Setup, count: int) -> Programs:
+def compile_programs(setup: Setup, count: int, runs: int | None = None) -> Programs:
     """Jit the parts of an epoch over `count` training images.
 
     The devices share each batch; other arguments and all results are whole on each of them.
+
+    Args:
+      setup: of the run.
+      count: of the training images.
+      runs: if given, the programs are those of so many runs, which the devices share. Objectives
+        and states are [runs, ...] then, an order is [steps, runs, batch], and nothing is streamed.
     """
     batch_size = setup.config.train.batch_size
     sharding = devices.replicated()
@@ -454,7 +466,8 @@ def compile_programs(setup: Setup, count: int) -> Programs:
         return batches.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
 
     def of(indices, examples):
-        return jax.tree.map(lambda x: devices.split(x[indices]), examples)
+        split = (lambda batch: batch) if runs else devices.split
+        return jax.tree.map(lambda x: split(x[indices]), examples)
 
     def step(objective, state, examples, order):
         batch = of(order[state.step % setup.steps], examples)
@@ -469,6 +482,14 @@ def compile_programs(setup: Setup, count: int) -> Programs:
     def batch(objective, state, examples):
         return train_step(setup, objective, state, *examples)
 
+    if runs:
+        together = functools.partial(_together, devices.of_runs(runs))
+        return Programs(
+            order=together(order, (0,), 1),
+            step=together(step, (0, 0, None, 1), donate_argnums=1),
+            epoch=together(epoch, (0, 0, None, 1), donate_argnums=1),
+            batch=batch,
+        )
     return Programs(
         order=jit(order),
         step=jit(step, donate_argnums=1),
@@ -477,6 +498,24 @@ def compile_programs(setup: Setup, count: int) -> Programs:
             batch, in_shardings=(sharding, sharding, devices.batch_sharding()), donate_argnums=1
         ),
     )
+
+
+def _together(mesh, function, axes, out=0, **settings) -> Callable:
+    """The jitted function of several runs: the arguments' axes of runs as in `jax.vmap`."""
+    specs = [
+        PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "run")
+        for axis in (*axes, out)
+    ]
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    mapped = jax.shard_map(
+        jax.vmap(function, axes, out),
+        mesh=mesh,
+        in_specs=tuple(specs[:-1]),
+        out_specs=specs[-1],
+        check_vma=False,
+    )
+    *given, found = shardings
+    return jax.jit(mapped, in_shardings=tuple(given), out_shardings=found, **settings)
 
 
 def runs_scan(config: ConfigDict) -> bool:
@@ -508,7 +547,7 @@ def train_epoch(
       The state at the end of the epoch, or where after_step ended it.
     """
     order = programs.order(state)
-    done = int(state.step) % len(order)
+    done = steps_done(state) % len(order)
     if isinstance(examples[0], np.ndarray):
         for batch in batches.stream(examples, np.asarray(order)[done:]):
             state = programs.batch(objective, state, batch)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +141,7 @@ def test_training_is_given_the_train_split_and_the_seed(config, tmp_path, monkey
 
 def test_an_epochs_row_is_the_mean_over_its_steps():
     history = {"mse": np.array([1.0, 2.0, 6.0, 99.0])}
-    assert experiment._averages(SimpleNamespace(history=history), 3) == {"mse": 3.0}
+    assert experiment._averages(history, 3) == {"mse": 3.0}
 
 
 @pytest.mark.parametrize(
