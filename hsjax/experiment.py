@@ -498,7 +498,8 @@ def _check_joined(members) -> None:
     """Raise a UserError unless runs can be trained together."""
     run = members[0].run
     if run.streamed:
-        raise UserError(f"{run.dataset.name} is streamed from the host: train its runs one by one")
+        name = Path(run.dataset.name).name
+        raise UserError(f"{name} is streamed from the host: train its runs one by one")
     if run.config.train.debug_nans:
         raise UserError("train.debug_nans looks at one run: train the runs one by one")
 
