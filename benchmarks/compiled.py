@@ -20,19 +20,22 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from benchmarks import overhead
 from benchmarks.measure import (
     check_kinds,
     cumulative_statistics,
     masked_statistics,
+    numbers,
     parser,
     write,
 )
 from benchmarks.objective import objective
-from hsjax import devices, losses, statistics
+from configs import cifar_compressed
+from hsjax import devices, losses, statistics, training
 from hsjax.terminal import command, tell
 
 LEGEND = """\
@@ -42,6 +45,7 @@ LEGEND = """\
   kilocycles  as the compiler estimates them, on a TPU alone
   ours, autodiff, masked    forms of the objective: see benchmarks.objective
 """
+TAKES = "It takes about 5 minutes on two cores."
 # Instructions that launch nothing.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "suf" for n in (8, 16, 32, 64)}
@@ -95,6 +99,59 @@ def cases():
     yield from steps(("standard", "spherical"), ("float32", "bfloat16"))
 
 
+def together(counts, device, batch=200):
+    """Yields (name, jitted function, its arguments' shapes) of a step of so many runs at once.
+
+    They are on one device by `jax.vmap`, as in `hsjax.sweep --together`; images are whole on it.
+    """
+    config = cifar_compressed.get_config()
+    config.model.latent_dim, config.train.batch_size = 200, batch
+    setup, _ = training.create(config, (32, 32, 3), overhead.COUNT)
+    mesh = Mesh(np.array([device]), ("run",))
+    programs = training.compile_programs(setup, overhead.COUNT, mesh)
+    objective = training.build_objective(config)
+    for count in counts:
+        shapes = jax.tree.map(
+            lambda x, count=count: jax.ShapeDtypeStruct((count, *x.shape), x.dtype),
+            (objective, setup.like(objective)),
+        )
+        images = jax.ShapeDtypeStruct((overhead.COUNT, 32, 32, 3), jnp.uint8)
+        order = jax.ShapeDtypeStruct((2, count, batch), jnp.int32)
+        yield f"step, {count} runs", programs.epoch, (*shapes, (images, None), order)
+
+
+def shapes_of_step(dtype: str, batch: int):
+    """An epoch's jitted function on the whole of CIFAR10, or more, and its arguments' shapes."""
+    config = cifar_compressed.get_config()
+    config.model.latent_dim, config.model.dtype, config.train.batch_size = 200, dtype, batch
+    count = max(50_000, batch)
+    setup, _ = training.create(config, (32, 32, 3), count)
+    objective = training.build_objective(config)
+    images = jax.ShapeDtypeStruct((count, 32, 32, 3), jnp.uint8)
+    order = jax.ShapeDtypeStruct((2, batch), jnp.int32)
+    program = training.compile_programs(setup, count).epoch
+    return program, (objective, setup.like(objective), (images, None), order)
+
+
+def largest_batch(dtype: str, limit: float, sharding) -> dict:
+    """The largest batch, in hundreds, whose step takes no more than `limit` GB.
+
+    Memory is close to a straight line in the batch: two sizes give a first guess.
+    """
+
+    def needed(batch):
+        row = measure(*shapes_of_step(dtype, batch), sharding)
+        return (row["temporary_bytes"] + row["argument_bytes"]) / 1e9
+
+    small, large = 1000, 4000
+    slope = (needed(large) - needed(small)) / (large - small)
+    batch = int((limit - needed(small)) / slope + small) // 100 * 100
+    while (found := needed(batch)) > limit:
+        batch -= max(100, int((found - limit) / slope) // 100 * 100)
+    row = {"case": f"largest batch in {limit:g} GB, {dtype}", "batch": batch, "gigabytes": found}
+    return row | {"megabytes_at_200": 1e3 * needed(200)}
+
+
 def measure(function, arguments, sharding=None, *, loop=False) -> dict:
     """One row: a jitted function, or the body of its largest loop, on the device of a sharding."""
 
@@ -111,6 +168,7 @@ def measure(function, arguments, sharding=None, *, loop=False) -> dict:
         "kernels": kernels,
         "moved_bytes": moved,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "argument_bytes": compiled.memory_analysis().argument_size_in_bytes,
         "estimated_cycles": sum(map(int, cycles)) if cycles else None,
     }
 
@@ -140,8 +198,14 @@ def target(arguments) -> SingleDeviceSharding | None:
 @command
 def main() -> None:
     """Compile, print, write."""
-    flags = parser(__doc__, "compiled")
+    flags = parser(__doc__, "compiled", TAKES)
     flags.add_argument("kinds", nargs="*", metavar="KIND", help="compile steps of these alone")
+    flags.add_argument(
+        "--together", type=numbers, metavar="K,...", help="compile a step of K runs in one program"
+    )
+    flags.add_argument(
+        "--fit", type=numbers, metavar="GB,...", help="find the largest batch for so much memory"
+    )
     where = flags.add_mutually_exclusive_group()
     where.add_argument("--tpu", metavar="TOPOLOGY", help="compile for these, such as v5e:2x2")
     where.add_argument(
@@ -153,10 +217,20 @@ def main() -> None:
     sharding = target(arguments)
     devices.start()
     device = next(iter(sharding.device_set)) if sharding else jax.devices()[0]
-    tell(f"compiled for {device.device_kind}\n{LEGEND}")
+    tell(f"compiled for {device.device_kind}\n{LEGEND}{TAKES}\n")
+    if arguments.fit:
+        rows = []
+        for dtype in ("float32", "bfloat16"):
+            for limit in arguments.fit:
+                rows.append(largest_batch(dtype, limit, sharding))
+                tell(f"{rows[-1]['case']:<32}  {rows[-1]['batch']:>7,}")
+        write(arguments.out, rows)
+        return
     tell(f"{'':<32}  kernels  moved, MB  temporary, MB  kilocycles")
     rows = []
     chosen = steps(check_kinds(arguments.kinds), ("float32",)) if arguments.kinds else cases()
+    if arguments.together:
+        chosen = together(arguments.together, device)
     for name, function, shapes in chosen:
         row = measure(function, shapes, sharding, loop=name.startswith("step"))
         rows.append({"case": name, "compiled_for": device.device_kind, **row})
@@ -165,6 +239,7 @@ def main() -> None:
             f"{row['temporary_bytes'] / 1e6:>13.2f}  "
             f"{(row['estimated_cycles'] or 0) / 1e3 or '':>10}".rstrip()
         )
+        write(arguments.out, rows, final=False)
     write(arguments.out, rows)
 
 

@@ -38,6 +38,8 @@ PAPER = {  # by d: normal and von Mises-Fisher
 KINDS = ("normal", "von_mises_fisher", "power_spherical")
 BATCH, SAMPLES = 64, 500
 
+TAKES = "It takes about 20 minutes a kind on two cores (--quick: a minute in all)."
+
 
 def dense(key, sizes):
     """Weights and biases of layers, uniform within 1/√(fan in)."""
@@ -149,13 +151,14 @@ def measure(kind, d, images, test, epochs, seed):
 @command
 def main() -> None:
     """Train, judge, print, write."""
-    flags = parser(__doc__, "likelihood", "two epochs, to see it work")
+    flags = parser(__doc__, "likelihood", TAKES, "two epochs, to see it work")
     flags.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
     flags.add_argument("--data", default="", metavar="DIR", help="where MNIST is, or is put")
     flags.add_argument("--d", type=int, default=10, help="dimension of the space (%(default)s)")
     flags.add_argument("--epochs", type=int, default=200, help="of training (%(default)s)")
     flags.add_argument("--seed", type=int, default=0, help="of all that is random (%(default)s)")
     arguments = flags.parse_args()
+    tell(f"{TAKES}\n")
     devices.start()
     mnist = data.load("mnist", arguments.data)
     images = jnp.asarray(mnist.train_images).reshape(-1, 784)

@@ -14,15 +14,18 @@ import numpy as np
 from hsjax.errors import UserError
 from hsjax.files import writing
 from hsjax.settings import all_settings
-from hsjax.terminal import fold, tell
+from hsjax.terminal import fold, is_terminal, tell
 
 MASK_LIMIT = 1 << 29  # values of the mask's (2, B, n, n) product, 2 GiB: more is not measured
 
 
-def parser(doc: str, name: str, quick: str = "") -> argparse.ArgumentParser:
-    """The flags of a benchmark: --out, and --quick if there is something to say about it."""
+def parser(doc: str, name: str, takes: str, quick: str = "") -> argparse.ArgumentParser:
+    """The flags of a benchmark: --out, and --quick if there is something to say about it.
+
+    `takes` says how long it takes, in a sentence.
+    """
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=f"{doc}\n{takes}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     out = Path(f"runs/benchmarks/{name}.json")
     text = "JSON file that gets all numbers (%(default)s)"
@@ -57,14 +60,24 @@ def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.nda
     times = {name: [] for name in functions}
     for function in functions.values():
         jax.block_until_ready(function())  # warm up
-    for _ in range(rounds):
+    begun = time.perf_counter()
+    for done in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             for _ in range(calls):
                 out = function()
             jax.block_until_ready(out)
             times[name].append((time.perf_counter() - start) / calls)
+        left = (time.perf_counter() - begun) / (done + 1) * (rounds - done - 1)
+        progress(f"round {done + 1} of {rounds}, {left:.0f} s left")
+    progress("")
     return {name: np.array(row) for name, row in times.items()}
+
+
+def progress(what: str) -> None:
+    """In a terminal, a line that the next one replaces."""
+    if is_terminal():
+        tell(f"\r\033[K{what}", end="")
 
 
 def ratio(times: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -97,8 +110,11 @@ def cumulative_statistics(x, eps):
     return jnp.mean(columns, axis=-2), jnp.var(columns, axis=-2, ddof=1)
 
 
-def write(path: Path, rows: list[dict], **about) -> None:
-    """Rows with the machine, the versions and what else they were measured with."""
+def write(path: Path, rows: list[dict], *, final: bool = True, **about) -> None:
+    """Rows with the machine, the versions and what else they were measured with.
+
+    A file that is not the final one says nothing.
+    """
     device = jax.devices()[0]
     head = {
         "device": f"{device.device_kind} ({device.platform}), {platform.machine()}",
@@ -109,4 +125,5 @@ def write(path: Path, rows: list[dict], **about) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(head, indent=1) + "\n")
-    tell(fold(f"{head['device']}, jax {head['versions']['jax']}: {path}"))
+    if final:
+        tell(fold(f"{head['device']}, jax {head['versions']['jax']}: {path}"))

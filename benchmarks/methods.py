@@ -11,7 +11,7 @@ on a CPU, as in training. The images are noise, which costs the same.
 import jax
 import numpy as np
 
-from benchmarks.measure import check_kinds, interleave, parser, ratio, text, write
+from benchmarks.measure import check_kinds, interleave, parser, progress, ratio, text, write
 from benchmarks.overhead import stepper
 from hsjax import devices
 from hsjax.methods import METHODS
@@ -22,13 +22,17 @@ The time of a training step; ratios are the median (quartiles) of rounds.
   standard  the standard VAE, with the plain KLD, equation (1)
   kind      a method, or a setting of one
 """
+TAKES = "It takes about 8 minutes on two cores (--quick: 5)."
 # Other programs than those of their methods.
 SETTINGS = ("power_spherical", "wae_rbf", "island", "learned_variance")
 
 
 def measure(kinds: tuple[str, ...], n: int, batch: int, rounds: int, steps: int) -> list[dict]:
     """The rows of the table; the first kind is what the others are compared with."""
-    runs = {kind: stepper(kind, n, "float32", batch, steps) for kind in kinds}
+    runs = {}
+    for kind in kinds:
+        progress(f"compiling {kind}")
+        runs[kind] = stepper(kind, n, "float32", batch, steps)
     times = interleave({kind: run for kind, (run, _) in runs.items()}, rounds)
     return [
         {
@@ -46,7 +50,7 @@ def measure(kinds: tuple[str, ...], n: int, batch: int, rounds: int, steps: int)
 @command
 def main() -> None:
     """Measure, print, write."""
-    flags = parser(__doc__, "methods", "few rounds")
+    flags = parser(__doc__, "methods", TAKES, "few rounds")
     flags.add_argument(
         "kinds",
         nargs="*",
@@ -59,7 +63,7 @@ def main() -> None:
     devices.start()
     accelerator = jax.default_backend() != "cpu"
     rounds = 5 if arguments.quick else 30 if accelerator else 12
-    tell(LEGEND)
+    tell(f"{LEGEND}{TAKES}\n")
     tell(f"{'kind':<20}  {'ms a step':>10}  {'over standard':>22}")
     chosen = check_kinds(arguments.kinds) or [*METHODS, *SETTINGS]
     kinds = "standard", *(kind for kind in chosen if kind != "standard")

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import parser, text, write
+from benchmarks.measure import parser, progress, text, write
 from hsjax import data, devices, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.logs import Records
@@ -41,6 +41,7 @@ Their stages, one after the other:
   trace, lower, compile   the program of a step
   step    the first step
 """
+TAKES = "It takes about 4 minutes on two cores (--quick: 1)."
 CONFIGS = ("digits_compressed", "cifar_compressed")
 
 
@@ -113,10 +114,12 @@ def start(name: str, cache: str) -> dict[str, float]:
 def measure(name: str, rounds: int) -> list[dict]:
     """The rows of the table for one config: cold and warm starts, in turn."""
     starts = {"cold": [], "warm": []}
-    for _ in range(rounds):
+    for done in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            for found in starts.values():
+            for kind, found in starts.items():
+                progress(f"{name}: {kind} start {done + 1} of {rounds}")
                 found.append(start(name, cache))
+    progress("")
     return [row_of(name, kind, found) for kind, found in starts.items()]
 
 
@@ -135,7 +138,7 @@ def row_of(name: str, kind: str, starts: list[dict[str, float]]) -> dict:
 @command
 def main() -> None:
     """Measure, print, write."""
-    flags = parser(__doc__, "startup", "two rounds instead of seven")
+    flags = parser(__doc__, "startup", TAKES, "two rounds instead of seven")
     flags.add_argument("--start", choices=CONFIGS, help=argparse.SUPPRESS)  # what `start` runs
     flags.add_argument("--begin", type=float, help=argparse.SUPPRESS)
     arguments = flags.parse_args()
@@ -143,7 +146,7 @@ def main() -> None:
         config = importlib.import_module(f"configs.{arguments.start}").get_config()
         print(json.dumps(first_step(config, dataset_of, arguments.begin)))
         return
-    tell(LEGEND)
+    tell(f"{LEGEND}{TAKES}\n")
     tell("".join(f"{stage:>9}" for stage in STAGES))
     rows = []
     for name in CONFIGS:

@@ -42,6 +42,7 @@ one step, a batch of evaluation is encoded, decoded and rounded.
   ours / it         how many times as fast ours is
 """
 
+TAKES = "It takes about an hour on two cores (--quick: 3 minutes)."
 N = 200
 SHAPE = (32, 32, 3)
 DTYPES = ("float32", "bfloat16")
@@ -103,7 +104,8 @@ def streamer(dtype: str, batch: int, steps: int):
     """As `stepper`, with images that come from the host through `batches.stream`."""
     config, images = config_of(dtype, batch), noise_images(COUNT)
     setup, state = training.create(config, SHAPE, COUNT)
-    programs, objective = training.compile_programs(setup, COUNT), training.build_objective(config)
+    programs = training.compile_programs(setup, COUNT)
+    objective, state = devices.replicate((training.build_objective(config), state))
     order = np.asarray(programs.order(state))
     ahead = batches.stream((images, None), np.tile(order, (10_000 // len(order), 1)))
     step = programs.batch.lower(objective, state, next(ahead)).compile()
@@ -146,6 +148,7 @@ def evaluation(dtype: str, batch: int, rounds: int, count: int, other=None) -> d
     config = config_of(dtype, batch)
     setup, state = training.create(config, SHAPE, COUNT)
     model = inference.build_inference(setup, training.build_objective(config))
+    state = devices.replicate(state)
     images = noise_images(count * batch)
 
     def judge(model, state):
@@ -185,7 +188,7 @@ def show(row: dict) -> None:
 @command
 def main() -> None:
     """Measure, print, write."""
-    flags = parser(__doc__, "throughput", "batches of 50 and 200 alone, in float32")
+    flags = parser(__doc__, "throughput", TAKES, "batches of 50 and 200 alone, in float32")
     flags.add_argument("--torch", action="store_true", help="beside PyTorch, if it is installed")
     flags.add_argument(
         "--batch",
@@ -208,7 +211,9 @@ def main() -> None:
     rounds = 30 if accelerator else 10 if arguments.quick else 20
     rows = []
     other = load_torch() if arguments.torch else None
-    tell(LEGEND)
+    tell(f"{LEGEND}{TAKES}\n")
+    about = {"threads": threads(), "devices": jax.device_count()}
+    about |= {"torch": other[2]} if other else {}
     tell(f"{'':<23}  {'images/s':>10}  {'ms a batch':>10}  ours / it")
     for dtype, batch in itertools.product(dtypes, counts):
         # On a CPU about 200 images a turn, on an accelerator a long scan.
@@ -221,7 +226,7 @@ def main() -> None:
             row = row_of(task, dtype, batch, function(dtype, batch, rounds, length, other))
             rows.append(row)
             show(row)
-    about = {"threads": threads()} | ({"torch": other[2]} if other else {})
+            write(arguments.out, rows, final=False, **about)
     write(arguments.out, rows, **about)
 
 

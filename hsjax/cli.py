@@ -36,6 +36,7 @@ COMMANDS = {
     "reconstruct": "write what a trained model makes of images",
     "interpolate": "write images on the way between two",
     "export": "write a trained model as a folder that others can open",
+    "sweep": "train and judge models of many strengths, sizes and seeds, and compare them",
     "fields": "list every field of a config, or of a method",
 }
 FLAGS = flags.FLAGS
@@ -89,6 +90,9 @@ def main() -> None:
         tell("\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()))
     elif name in ("train", "evaluate"):
         run_experiment([f"hsjax {name}", f"--mode={name}", *arguments])
+    elif name == "sweep":
+        sys.argv = ["hsjax sweep", *arguments]
+        importlib.import_module("hsjax.sweep").main()
     elif name in COMMANDS:
         sys.argv = [f"hsjax {name}", *arguments]
         getattr(importlib.import_module("hsjax.commands"), name)()
@@ -131,7 +135,7 @@ def parse(argv: list[str]) -> list[str]:
         given = files["config"].value or []
         if len(given) > 1:
             raise flags.Error(f"--config={given[0]} and --config={given[1]}: give one of them")
-        path = _path(given[0]) if given else DEFAULT
+        path = config_path(given[0]) if given else DEFAULT
         if given:
             argv = [arg.replace(f"config={given[0]}", f"config={path}") for arg in argv]
         _check_file(path)
@@ -147,7 +151,7 @@ def parse(argv: list[str]) -> list[str]:
         fail(error, 2)
 
 
-def _path(given: str) -> str:
+def config_path(given: str) -> str:
     """FILE or FILE:SETTING, with the whole path of a config that is meant by its name."""
     path, colon, setting = os.path.expanduser(given).partition(":")  # shells leave ~ after = alone
     ours = CONFIGS / f"{path}.py"
@@ -233,8 +237,11 @@ def _run() -> None:
         sys.exit(128 + stop.signal)
 
 
-def start() -> None:
+def start(runs: int = 1) -> None:
     """Let JAX find its devices and keep what it compiles.
+
+    Args:
+      runs: how many are trained together: see `devices.start`.
 
     Raises:
       UserError: it finds none.
@@ -245,7 +252,7 @@ def start() -> None:
     # A second start skips most of the compilation.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := user_cache()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    devices.start()
+    devices.start(runs)
 
 
 def _open_streams() -> None:

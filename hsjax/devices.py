@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hsjax.errors import UserError
 from hsjax.files import reason
@@ -46,7 +46,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     return jax.tree.map(put, tree)
 
 
-def of_runs(count: int) -> jax.sharding.Mesh:
+def of_runs(count: int) -> Mesh:
     """Devices that share so many runs evenly, along an axis `run`: as many of them as can."""
     shared = max(d for d in range(1, jax.local_device_count() + 1) if count % d == 0)
     chosen = jax.local_devices()[:shared]
@@ -72,8 +72,8 @@ class Alone:
 class Joined:
     """How the arrays of several runs are on the devices that share the runs."""
 
-    def __init__(self, count: int):
-        self._count, self._mesh = count, of_runs(count)
+    def __init__(self, count: int, mesh: Mesh):
+        self._count, self._mesh = count, mesh
 
     def join(self, trees: Sequence[Any]) -> Any:
         """Arrays [runs, ...] of the runs' own."""

@@ -69,8 +69,8 @@ def describe(embedded: Embedded) -> _Found:
 
 
 def tsne(embedded: Embedded) -> _Found:
-    """The test latents in the plane."""
-    return {}, {"tsne": latents.tsne(embedded.test[:10_000])}
+    """At most 5,000 test latents in the plane."""
+    return {}, {"tsne": latents.tsne(embedded.test[:5_000])}
 
 
 def geometry(embedded: Embedded) -> _Found:
@@ -112,7 +112,9 @@ class Evaluation(NamedTuple):
     posteriors: dict[str, Any]  # of the images of the splits "train" and "test"
 
 
-def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features.FeatureNetwork]:
+def feature_networks(
+    config: ConfigDict, dataset: data.Dataset, say: Callable[[str], None] = lambda text: None
+) -> list[features.FeatureNetwork]:
     """Those of evaluate.features: one for each of evaluate.feature_seeds, or the Inception network.
 
     Random ones stand in for classifiers of a set whose labels teach nothing.
@@ -129,7 +131,7 @@ def feature_networks(config: ConfigDict, dataset: data.Dataset) -> list[features
         shape = dataset.train_images.shape[1:]
         return [features.random(shape, seed=seed) for seed in wanted.feature_seeds]
     return [
-        features.classifier(dataset, seed=seed, steps=wanted.feature_steps)
+        features.classifier(dataset, seed=seed, steps=wanted.feature_steps, say=say)
         for seed in wanted.feature_seeds
     ]
 
@@ -267,6 +269,7 @@ def evaluate(
     )
     names = dict.fromkeys((config.sample.sampler, *config.evaluate.samplers))
     drawn = {name: sampling.latents(name, sample_key, count) for name in names}
+    say(f"decoding {len(drawn)} x {count} samples")
     samples = {name: decoded(z) for name, z in drawn.items()}
     projects = config.model.project or setup.method.project
     numbers |= _of_draws(config, projects, {"embeddings": test.mean, **drawn}, say)
@@ -349,8 +352,7 @@ def _of_images(config, dataset, sets, say) -> tuple[list[dict], list[str]]:
     rows, notes = [], []
     if (fewer := len(sets.train_reconstructions)) < len(sets.test):
         notes.append(f"only {fewer} training images are reconstructed for comparison")
-    say(f"getting the feature networks ready ({config.evaluate.features})")
-    for network in feature_networks(config, dataset):
+    for network in feature_networks(config, dataset, say):
         notes += features.doubts(network, dataset)
         rows.append(generation.judge(network, sets, config.evaluate.metrics, say))
     notes += dict.fromkeys(note for row in rows for note in row.pop("notes"))

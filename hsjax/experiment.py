@@ -374,9 +374,9 @@ def _built(static, method, shape, count, networks):
 
 
 @functools.lru_cache(maxsize=8)
-def _built_together(setup, count, runs) -> training.Programs:
-    """The programs of so many runs."""
-    return training.compile_programs(setup, count, runs)
+def _built_together(setup, count, mesh) -> training.Programs:
+    """The programs of several runs."""
+    return training.compile_programs(setup, count, mesh)
 
 
 def _train(members, stop_signal, together=False) -> list:
@@ -392,11 +392,13 @@ def _train(members, stop_signal, together=False) -> list:
     if first >= last:
         return states
     several = jax.process_count() > 1
-    place = devices.Joined(count) if together else devices.Alone()
+    place: devices.Alone | devices.Joined = devices.Alone()
     programs = run.programs
     if together:
-        _check_joined(members)
-        programs = _built_together(setup, len(examples[0]), count)
+        _check_joined(run)
+        mesh = devices.of_runs(count)
+        place = devices.Joined(count, mesh)
+        programs = _built_together(setup, len(examples[0]), mesh)
     objective, state = place.join(objectives), place.join(states)
     if not run.streamed:
         examples = place.replicate(jax.tree.map(jnp.asarray, examples))
@@ -414,7 +416,7 @@ def _train(members, stop_signal, together=False) -> list:
             whole=first % setup.steps == 0,
         )
     if together:
-        _check_memory(programs, count)
+        _check_memory(programs, count, mesh)
     progress = Progress(config.train.epochs, setup.steps, config.train.batch_size * count)
     ended: dict[int, Diverged] = {}  # runs that are trained in vain
 
@@ -457,18 +459,10 @@ def _train(members, stop_signal, together=False) -> list:
                     continue
                 if inside:
                     continue
-                row = _averages(own.history, setup.steps)
-                if epoch == 1 and config.loss.relative_beta:
-                    states[i] = own = own._replace(beta_scale=_relative(row))
                 seconds = time.monotonic() - started
-                seen = (step - before) * config.train.batch_size
-                rate = {"seconds": seconds, "images_per_second": seen / seconds}
-                with devices.all_or_none():
-                    if member.records:
-                        if _is_pictured(run, step):
-                            row |= _watch(member.run, own, row["beta"])
-                        member.records.epoch({"epoch": epoch, "step": step, **row, **rate})
-                rows.append(row)
+                rows.append(_record(member, own, step - before, seconds))
+                if epoch == 1 and config.loss.relative_beta:
+                    states[i] = own._replace(beta_scale=_relative(rows[-1]))
             if epoch == 1 and inside == 0 and config.loss.relative_beta:
                 state = place.join(states)
             going = [(members[i], states[i]) for i in range(count) if i not in ended]
@@ -494,9 +488,8 @@ def _train(members, stop_signal, together=False) -> list:
     return [ended.get(i, own) for i, own in enumerate(states)]
 
 
-def _check_joined(members) -> None:
-    """Raise a UserError unless runs can be trained together."""
-    run = members[0].run
+def _check_joined(run) -> None:
+    """Raise a UserError unless runs like this one can be trained together."""
     if run.streamed:
         name = Path(run.dataset.name).name
         raise UserError(f"{name} is streamed from the host: train its runs one by one")
@@ -504,19 +497,34 @@ def _check_joined(members) -> None:
         raise UserError("train.debug_nans looks at one run: train the runs one by one")
 
 
-def _check_memory(programs, count) -> None:
+def _check_memory(programs, count, mesh) -> None:
     """Raise a UserError if a program takes more memory than a device has."""
     compiled = (p for p in (programs.step, programs.epoch) if isinstance(p, jax.stages.Compiled))
-    if not (sizes := next(compiled).memory_analysis()):
+    found = next(compiled, None)  # the rest of an epoch is compiled when it runs
+    if not (found and (sizes := found.memory_analysis())):
         return
     needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     if jax.default_backend() == "cpu":  # whose devices have one memory
-        needed *= devices.of_runs(count).size
+        needed *= mesh.size
     if needed > (there := devices.memory()):
         raise UserError(
             f"{count} runs together take {needed / 1e9:.1f} GB of memory, and there are "
             f"{there / 1e9:.1f}: train fewer together"
         )
+
+
+def _record(member, state, new, seconds) -> dict[str, float]:
+    """The terms of the epoch that ends with a state, as the run's records get them."""
+    run, step = member.run, int(state.step)
+    row = _averages(state.history, run.setup.steps)
+    seen = new * run.config.train.batch_size
+    rate = {"seconds": seconds, "images_per_second": seen / seconds}
+    with devices.all_or_none():
+        if member.records:
+            if _is_pictured(run, step):
+                row |= _watch(run, state, row["beta"])
+            member.records.epoch({"epoch": step // run.setup.steps, "step": step, **row, **rate})
+    return row
 
 
 def _relative(row) -> jax.Array:

@@ -1,8 +1,8 @@
 """Is the generation better at equal reconstruction error? The sweep of figure 2.
 
-    python -m hsjax.sweep --quick
-    python -m hsjax.sweep --config=configs/cifar.py --n=50,200 --seeds=0,1 \\
-    --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
+    hsjax sweep --quick
+    hsjax sweep --config=cifar --n=50,200 --seeds=0,1 --together=4 \\
+        --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
 
 trains and judges every (kind, strength, n, seed) under every sampler. A kind
 is a method, whose strength is loss.beta, or a setting of one. A finished run
@@ -38,10 +38,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hsjax import data, devices, experiment, settings, terminal, tradeoff
+from hsjax import data, experiment, settings, terminal, tradeoff
+from hsjax.cli import config_path, start
 from hsjax.config import method_fields, validate
 from hsjax.errors import Diverged, UserError
-from hsjax.files import user_cache
 from hsjax.terminal import command, fold, tell
 
 # Reconstruction errors (1000 × mean per value) below which the paper calls a model useful.
@@ -117,6 +117,7 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
 
 def _base(path: str, kind: str = "") -> ConfigDict:
     """The config of a file, with the method and the fields of this kind if any is given."""
+    path = config_path(path)
     spec = importlib.util.spec_from_file_location("base", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"--config={path}: no such config file")
@@ -384,9 +385,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--config",
-        default="configs/digits.py",
+        default="digits",
         metavar="FILE",
-        help="config that all runs start from (%(default)s)",
+        help="config that all runs start from, a file or the name of one in configs/ (%(default)s)",
     )
     parser.add_argument("--n", metavar="N,...", help="latent dimensions; the config's if not given")
     parser.add_argument(
@@ -474,9 +475,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     missing = [(point, config) for point, config in jobs if identity(config) not in there]
     tell(f"{len(missing)} of {len(jobs)} lines are missing from {arguments.out}")
     if missing:
-        devices.start(arguments.together)
-        if cache := user_cache():
-            jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+        start(arguments.together)
         dataset = data.of_config(missing[0][1].data)
         images: Any = jnp.asarray(dataset.train_images)  # once for all runs
         dataset = dataset._replace(train_images=images)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -445,7 +445,7 @@ class Programs(NamedTuple):
     batch: Callable  # (objective, state, batch) -> state after a batch that comes from the host
 
 
-def compile_programs(setup: Setup, count: int, runs: int | None = None) -> Programs:
+def compile_programs(setup: Setup, count: int, mesh: Mesh | None = None) -> Programs:
     """Jit the parts of an epoch over `count` training images.
 
     The devices share each batch; other arguments and all results are whole on each of them.
@@ -453,8 +453,9 @@ def compile_programs(setup: Setup, count: int, runs: int | None = None) -> Progr
     Args:
       setup: of the run.
       count: of the training images.
-      runs: if given, the programs are those of so many runs, which the devices share. Objectives
-        and states are [runs, ...] then, an order is [steps, runs, batch], and nothing is streamed.
+      mesh: if given, the programs are those of several runs, which its devices share along its
+        axis `run`. Objectives and states are [runs, ...] then, an order is [steps, runs, batch],
+        and nothing is streamed.
     """
     batch_size = setup.config.train.batch_size
     sharding = devices.replicated()
@@ -466,8 +467,8 @@ def compile_programs(setup: Setup, count: int, runs: int | None = None) -> Progr
         return batches.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
 
     def of(indices, examples):
-        split = (lambda batch: batch) if runs else devices.split
-        return jax.tree.map(lambda x: split(x[indices]), examples)
+        batch = jax.tree.map(lambda x: x[indices], examples)
+        return batch if mesh else jax.tree.map(devices.split, batch)
 
     def step(objective, state, examples, order):
         batch = of(order[state.step % setup.steps], examples)
@@ -482,8 +483,8 @@ def compile_programs(setup: Setup, count: int, runs: int | None = None) -> Progr
     def batch(objective, state, examples):
         return train_step(setup, objective, state, *examples)
 
-    if runs:
-        together = functools.partial(_together, devices.of_runs(runs))
+    if mesh:
+        together = functools.partial(_together, mesh)
         return Programs(
             order=together(order, (0,), 1),
             step=together(step, (0, 0, None, 1), donate_argnums=1),
@@ -500,7 +501,7 @@ def compile_programs(setup: Setup, count: int, runs: int | None = None) -> Progr
     )
 
 
-def _together(mesh, function, axes, out=0, **settings) -> Callable:
+def _together(mesh: Mesh, function, axes, out=0, **settings) -> Callable:
     """The jitted function of several runs: the arguments' axes of runs as in `jax.vmap`."""
     specs = [
         PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "run")

@@ -39,7 +39,13 @@ class FeatureNetwork(NamedTuple):
         return "FID" if self.name == "inception" else f"FD[{self.name}]"
 
 
-def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureNetwork:
+def classifier(
+    dataset: Dataset,
+    *,
+    seed: int = 0,
+    steps: int = 500,
+    say: Callable[[str], None] = lambda text: None,
+) -> FeatureNetwork:
     """A small convolutional classifier of the data set; its last hidden layer are the features.
 
     3×3 convolutions of 16, 32 and 64 channels with ReLU and 2×2 mean pooling between, as long as
@@ -50,6 +56,7 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
       dataset: with labels.
       seed: of its initial parameters and of the order of its batches.
       steps: of training.
+      say: told how far the training is.
 
     Raises:
       UserError: its labels teach nothing, see `lacking`.
@@ -75,7 +82,7 @@ def classifier(dataset: Dataset, *, seed: int = 0, steps: int = 500) -> FeatureN
         remove_orphans(path.parent, ".classifier-*.tmp")
     found = _read(path, key) if path else None
     if found is None:
-        params = _fit(dataset, seed, steps)
+        params = _fit(dataset, seed, steps, say)
         accuracy = _accuracy(params, dataset)
         if path:
             try:
@@ -211,7 +218,7 @@ def _logits(params, images):
 
 
 @jax.numpy_dtype_promotion("standard")  # which optax needs
-def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
+def _fit(dataset: Dataset, seed: int, steps: int, say: Callable) -> dict[str, np.ndarray]:
     images = dataset.train_images
     classes, indices = np.unique(np.asarray(dataset.train_labels), return_inverse=True)
     labels = indices.astype(np.int32)
@@ -229,7 +236,10 @@ def _fit(dataset: Dataset, seed: int, steps: int) -> dict[str, np.ndarray]:
         return optax.apply_updates(params, updates), state
 
     state = jax.jit(optimizer.init)(params)
-    for _ in range(steps):
+    for done in range(steps):
+        if done % 250 == 0:
+            say(f"training the feature network, once for this data set: {done} of {steps} steps")
+            jax.block_until_ready(params)
         indices = rng.integers(0, len(images), min(_BATCH, len(images)))
         params, state = step(params, state, images[indices], labels[indices])
     return {name: np.asarray(value) for name, value in params.items()}

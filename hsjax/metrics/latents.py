@@ -240,7 +240,7 @@ def tsne(means, seed: int = 0) -> np.ndarray:
     on one thread: the same picture on any number of cores.
 
     Args:
-      means: [count, n], 2 <= count <= 10,000, which take about a minute.
+      means: [count, n], 2 <= count <= 10,000, which take half a minute.
       seed: of the embedding.
 
     Returns:
