@@ -55,15 +55,16 @@ def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.nda
     """Seconds a call of each function, [rounds]: every round runs them all, one after the other.
 
     So whatever slows the machine for a while slows all of them, and ratios within a round stand.
+    The order is another one in each round, since what one leaves behind may slow the next.
     Each function is called with nothing and returns arrays, which are waited for.
     """
     times = {name: [] for name in functions}
     for function in functions.values():
         jax.block_until_ready(function())  # warm up
-    begun = time.perf_counter()
+    begun, rng = time.perf_counter(), np.random.default_rng(0)
     for done in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
+        for name in rng.permutation(list(functions)).tolist():
+            function, start = functions[name], time.perf_counter()
             for _ in range(calls):
                 out = function()
             jax.block_until_ready(out)

@@ -149,12 +149,14 @@ def main() -> None:
     tell(f"{LEGEND}{TAKES}\n")
     tell("".join(f"{stage:>9}" for stage in STAGES))
     rows = []
-    for name in CONFIGS:
-        for row in measure(name, rounds=2 if arguments.quick else 7):
-            rows.append(row)
-            tell(f"{name}, {row['start']}: {text(row['total'])} s")
-            tell("".join(f"{row['seconds'][stage]:>9.2f}" for stage in STAGES))
-    write(arguments.out, rows)
+    try:
+        for name in CONFIGS:
+            for row in measure(name, rounds=2 if arguments.quick else 7):
+                rows.append(row)
+                tell(f"{name}, {row['start']}: {text(row['total'])} s")
+                tell("".join(f"{row['seconds'][stage]:>9.2f}" for stage in STAGES))
+    finally:  # not sooner: this process takes a device for it, which the starts need
+        write(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,23 @@
 
     python -m benchmarks.together [--quick] [--runs=2,8] [--out=FILE.json]
 
-Each round trains one run alone, on one device, and then all of them together as
-`hsjax sweep --together` does: a run on each device, several on each if there
-are fewer devices. On a CPU a device is made for each run, and alone a run has
-all cores. The images are noise, which costs the same.
+Each round trains one run alone, with all of the machine, and then all of them
+together as `hsjax sweep --together` does: a run on each device, several on each
+if there are fewer devices. On a CPU a device is made for each run. The two are
+processes of their own and take turns. The images are noise, which costs the
+same.
 """
 
+import argparse
 import importlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from benchmarks.measure import interleave, numbers, parser, progress, ratio, text, write
 from hsjax import devices, training
@@ -30,13 +35,16 @@ SHAPES = {"cifar_compressed": (32, 32, 3), "digits_compressed": (8, 8, 1)}
 COUNT = 2000  # images
 
 
-def stepper(name: str, runs: int, mesh: Mesh, steps: int):
-    """A function that trains so many runs, which share a mesh, `steps` steps further."""
+def stepper(name: str, runs: int, steps: int) -> Callable:
+    """A function that trains so many runs `steps` steps further; one of them as a run alone."""
     config = importlib.import_module(f"configs.{name}").get_config()
     setup, _ = training.create(config, SHAPES[name], COUNT)
-    objective = training.build_objective(config)
-    place = devices.Joined(runs, mesh)
+    place, mesh = devices.Alone(), None
+    if runs > 1:
+        mesh = devices.of_runs(runs)
+        place = devices.Joined(runs, mesh)
     programs = training.compile_programs(setup, COUNT, mesh)
+    objective = training.build_objective(config)
     state = place.join([setup.initial(seed, objective) for seed in range(runs)])
     objective = place.join([objective] * runs)
     images = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPES[name]), dtype=np.uint8)
@@ -44,7 +52,7 @@ def stepper(name: str, runs: int, mesh: Mesh, steps: int):
     order = programs.order(state)
     scan = jax.default_backend() != "cpu"
     if scan:
-        order = jnp.tile(order, (-(-steps // len(order)), 1, 1))[:steps]
+        order = jnp.concatenate([order] * (-(-steps // len(order))))[:steps]
     program = programs.epoch if scan else programs.step
     compiled = program.lower(objective, state, examples, order).compile()
 
@@ -57,20 +65,55 @@ def stepper(name: str, runs: int, mesh: Mesh, steps: int):
     return run
 
 
-def measure(name: str, runs: int, rounds: int, steps: int) -> dict:
+def work(name: str, runs: int, steps: int) -> None:
+    """In a process of its own: a turn for each line that comes in, and a line when it is over."""
+    devices.start(runs)
+    run = stepper(name, runs, steps)
+    print(flush=True)
+    for _ in sys.stdin:
+        jax.block_until_ready(run())
+        print(flush=True)
+
+
+@contextmanager
+def turns(name: str, runs: int, steps: int) -> Iterator[Callable]:
+    """`stepper`, on a CPU in a process of its own: the number of devices changes its threads."""
+    progress(f"compiling {name}, {runs} at once")
+    if jax.default_backend() != "cpu":
+        yield stepper(name, runs, steps)
+        return
+    given = [f"--worker={name}", f"--runs={runs}", f"--steps={steps}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.together", *given],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+    ) as process:
+
+        def turn():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.stdout.readline()
+
+        try:
+            process.stdout.readline()
+            yield turn
+        finally:
+            process.kill()
+
+
+def measure(name: str, runs: int, rounds: int) -> dict:
     """One row of the table."""
-    shared = devices.of_runs(runs)
-    alone = Mesh(np.array(jax.devices()[:1]), ("run",))
-    functions = {}
-    for kind, count, mesh in (("alone", 1, alone), ("together", runs, shared)):
-        progress(f"compiling {name}, {count} at once")
-        functions[kind] = stepper(name, count, mesh, steps)
-    times = interleave(functions, rounds)
+    on_cpu = jax.default_backend() == "cpu"
+    steps = 50 if not on_cpu else 1 if name.startswith("cifar") else 20
+    with turns(name, 1, steps) as alone, turns(name, runs, steps) as together:
+        times = interleave({"alone": alone, "together": together}, rounds)
     times["together"] /= runs
     return {
         "config": name,
         "runs": runs,
-        "devices": shared.size,
+        "devices": runs if on_cpu else devices.of_runs(runs).size,
         "milliseconds_per_step": {k: 1e3 * float(np.median(v)) / steps for k, v in times.items()},
         "gain": ratio(times["alone"], times["together"]),
     }
@@ -79,21 +122,23 @@ def measure(name: str, runs: int, rounds: int, steps: int) -> dict:
 @command
 def main() -> None:
     """Measure, print, write."""
-    flags = parser(__doc__, "together", TAKES, "few rounds")
+    flags = parser(__doc__, "together", TAKES, "fewer rounds")
     flags.add_argument(
         "--runs", type=numbers, default="2,8", metavar="K,...", help="how many (%(default)s)"
     )
+    flags.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)  # what `turns` starts
+    flags.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     arguments = flags.parse_args()
-    devices.start(max(arguments.runs))
-    accelerator = jax.default_backend() != "cpu"
-    rounds = 30 if accelerator else 4 if arguments.quick else 10
+    if arguments.worker:
+        work(arguments.worker, arguments.runs[0], arguments.steps)
+        return
+    rounds = 4 if arguments.quick else 10
     tell(f"{LEGEND}{TAKES}\n")
     tell(f"{'config':<18}  runs  devices  alone, ms  together, ms  gain")
     rows = []
     for name in SHAPES:
         for runs in arguments.runs:
-            steps = 50 if accelerator else 1 if name.startswith("cifar") else 20
-            row = measure(name, runs, rounds, steps)
+            row = measure(name, runs, rounds)
             rows.append(row)
             ms = row["milliseconds_per_step"]
             tell(

@@ -1,7 +1,7 @@
 """The convolution of the network, with a derivative in its kernel that is fast on a CPU as well.
 
 XLA's CPU backend takes as the gradient of a kernel a convolution with a window as large as the
-image, whose rearranged operands don't fit a cache. Here a CPU sums products of patches, a few
+image, whose rearranged operands don't fit a cache. Here a CPU sums products of matrices, a few
 images at a time. Other platforms run the program that they would without this file.
 """
 
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from hsjax import devices
 from hsjax.coordinates import computed_in
 
 _OWN = ContextVar("_OWN", default=True)  # whether `convolve` has a derivative of its own
-_PIXELS = 2048  # of a group of images: the patches of 16 channels are about 1 MB
+_PIXELS = 2048  # of a group of images: what is laid out for 16 channels is less than 1 MB
 
 
 @contextmanager
@@ -44,13 +45,17 @@ def convolve(x: Array, kernel: Array) -> Array:
       TypeError: x and kernel are of two dtypes.
       ValueError: they have different numbers of inputs.
     """
-    inputs, outputs = kernel.shape[2:]
-    # Small images fit a cache, and a loop takes longer to compile; from more inputs than outputs
-    # there are too many patches; devices that share a batch would each have to gather its groups.
-    small = x.shape[1] * x.shape[2] < 256
-    if small or inputs > outputs or jax.device_count() > 1 or not _OWN.get():
+    # Small images fit a cache, and a loop takes longer to compile.
+    small = x.shape[1] * x.shape[2] < 256 or kernel.shape[0] == 1
+    if small or not _OWN.get() or not _shared_on_cpu(len(x)):
         return plain(x, kernel)
     return _convolve(x, kernel)
+
+
+def _shared_on_cpu(batch: int) -> bool:
+    """Whether a CPU may compute it, each of its devices its share of the batch."""
+    several = devices.that_share()
+    return several == 1 or (jax.default_backend() == "cpu" and batch % several == 0)
 
 
 def plain(x: Array, kernel: Array) -> Array:
@@ -78,27 +83,43 @@ def _derivative(primals, tangents):
 _convolve.defjvp(_derivative, symbolic_zeros=True)
 
 
-@jax.checkpoint  # for the gradient, the patches are made anew: nothing is kept but x
+@jax.checkpoint  # for the gradient, what is laid out is made anew: nothing is kept but x
 def _along_kernel(x: Array, kernel: Array) -> Array:
     """The convolution as a linear function of the kernel: what counts is its transpose."""
-    return lax.platform_dependent(x, kernel, cpu=_products, default=plain)
+
+    def product(x, kernel):
+        return lax.platform_dependent(x, kernel, cpu=_products, default=plain)
+
+    return devices.each_its_share(product)(x, kernel)
 
 
 def _products(x: Array, kernel: Array) -> Array:
-    """The convolution as matrix products of patches, group by group."""
-    size, _, _, outputs = kernel.shape
-    batch, height, width, inputs = x.shape
+    """The convolution as matrix products, group by group.
+
+    Each row of pixels with its neighbours, times all rows of the kernel at once, then the sum of
+    what belongs to the rows above and below. The gradient of that needs 2·size·channels values a
+    pixel, patches would need size²·channels.
+    """
+    size, _, inputs, outputs = kernel.shape
+    batch, height, width, _ = x.shape
     images = next(i for i in range(max(1, _PIXELS // (height * width)), 0, -1) if batch % i == 0)
     before, after = (size - 1) // 2, size // 2
     # The gradient is summed over the groups: not in bfloat16.
     wide = computed_in(x.dtype)
-    matrix = kernel.astype(wide).reshape(-1, outputs)
+    matrix = kernel.astype(wide).transpose(1, 2, 0, 3).reshape(size * inputs, size * outputs)
 
     @jax.checkpoint
     def group(x):
-        x = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-        patches = [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-        return (jnp.concatenate(patches, -1).astype(wide) @ matrix).astype(kernel.dtype)
+        x = jnp.pad(x, ((0, 0), (0, 0), (before, after), (0, 0)))
+        rows = jnp.concatenate([x[:, :, j : j + width] for j in range(size)], -1).astype(wide)
+        # One product of two matrices, whose gradient is one as well, and no sum over axes.
+        products = (rows.reshape(-1, size * inputs) @ matrix).reshape(*rows.shape[:3], -1)
+        zero, same = jnp.zeros((), wide), (0, 0, 0)
+        taller = [
+            lax.pad(part, zero, (same, (size - 1 - i, i, 0), same, same))
+            for i, part in enumerate(jnp.split(products, size, axis=-1))
+        ]
+        return sum(taller)[:, after : after + height].astype(kernel.dtype)
 
     groups = x.reshape(-1, images, height, width, inputs)
     return lax.map(group, groups).reshape(batch, height, width, outputs)

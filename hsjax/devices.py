@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,33 @@ def _cgroup_limits(root: Path) -> list[int]:
     return limits
 
 
+_APART = ContextVar("_APART", default=False)  # whether a device has batches to itself
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Programs that are traced inside are of one device, which others don't share a batch with."""
+    token = _APART.set(True)
+    try:
+        yield
+    finally:
+        _APART.reset(token)
+
+
+def that_share() -> int:
+    """How many devices share a batch."""
+    return 1 if _APART.get() else jax.device_count()
+
+
+def each_its_share(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Within jit: a function of a batch, and of what all need whole, on each device's rows."""
+    if that_share() == 1:
+        return function
+    rows, whole = PartitionSpec("data"), PartitionSpec()
+    mesh = _along(whole, jax.devices()).mesh
+    return jax.shard_map(function, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
+
+
 def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     """Within jit: each of `devices` (all if None) computes its share of the rows [batch, ...].
 
@@ -136,7 +164,7 @@ def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     can't be shared evenly are all computed by every device.
     """
     devices = devices or jax.devices()
-    if len(batch) % len(devices) or len(devices) == 1:
+    if len(batch) % len(devices) or len(devices) == 1 or _APART.get():
         return batch
     return lax.with_sharding_constraint(batch, _along(PartitionSpec("data"), devices))
 

@@ -80,6 +80,23 @@ def whole_batch(batch_size: int) -> int:
     return batch_size + -batch_size % jax.local_device_count()
 
 
+def _ahead(
+    function: Callable[[np.ndarray], Any], count: int, batch_size: int
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields a jitted function of each batch of rows, and the mask of those that count.
+
+    The next batch is on its way before one is waited for: the device does not wait for the host.
+    """
+    before = None
+    for rows, mask in batches.eval_batches(count, batch_size):
+        after = function(rows), mask
+        if before:
+            yield before
+        before = after
+    if before:
+        yield before
+
+
 def embed(inference: Inference, state: training.TrainState, images, batch_size: int) -> Any:
     """The posteriors of any number of uint8 images, as NumPy arrays.
 
@@ -87,9 +104,9 @@ def embed(inference: Inference, state: training.TrainState, images, batch_size: 
       UserError: a number that is not finite.
     """
     parts = []
-    for indices, mask in batches.eval_batches(len(images), batch_size):
-        posterior = jax.device_get(inference.encode(state, images[indices]))
-        parts.append(jax.tree.map(lambda x, mask=mask: x[mask], posterior))
+    ahead = _ahead(lambda rows: inference.encode(state, images[rows]), len(images), batch_size)
+    for posterior, mask in ahead:
+        parts.append(jax.tree.map(lambda x, mask=mask: x[mask], jax.device_get(posterior)))
     found = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     _check_finite("encoder", *jax.tree.leaves(found))
     return found
@@ -103,8 +120,9 @@ def decoded(
     Raises:
       UserError: an output that is not a finite number.
     """
-    for indices, mask in batches.eval_batches(len(z), batch_size):
-        images = np.asarray(inference.decode(state, z[indices]))[mask]
+    ahead = _ahead(lambda rows: inference.decode(state, z[rows]), len(z), batch_size)
+    for images, mask in ahead:
+        images = np.asarray(images)[mask]
         _check_finite("decoder", images)
         yield np.clip(images, 0.0, 1.0)
 

@@ -467,8 +467,7 @@ def compile_programs(setup: Setup, count: int, mesh: Mesh | None = None) -> Prog
         return batches.epoch_order(jax.random.fold_in(epoch_key, epoch), count, batch_size)
 
     def of(indices, examples):
-        batch = jax.tree.map(lambda x: x[indices], examples)
-        return batch if mesh else jax.tree.map(devices.split, batch)
+        return jax.tree.map(lambda x: devices.split(x[indices]), examples)
 
     def step(objective, state, examples, order):
         batch = of(order[state.step % setup.steps], examples)
@@ -508,8 +507,13 @@ def _together(mesh: Mesh, function, axes, out=0, **settings) -> Callable:
         for axis in (*axes, out)
     ]
     shardings = [NamedSharding(mesh, spec) for spec in specs]
+
+    @devices.apart()
+    def of_device(*arguments):
+        return jax.vmap(function, axes, out)(*arguments)
+
     mapped = jax.shard_map(
-        jax.vmap(function, axes, out),
+        of_device,
         mesh=mesh,
         in_specs=tuple(specs[:-1]),
         out_specs=specs[-1],

@@ -12,12 +12,14 @@ import pytest
 from benchmarks import (
     accuracy,
     compiled,
+    likelihood,
     measure,
     methods,
     objective,
     overhead,
     startup,
     throughput,
+    together,
     tradeoff,
 )
 from configs import cifar_compressed
@@ -33,7 +35,10 @@ def test_every_form_gives_the_same_statistics(form):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-COMMANDS = [accuracy, compiled, methods, objective, overhead, startup, throughput, tradeoff]
+COMMANDS = [
+    *(accuracy, compiled, likelihood, methods, objective, overhead, startup),
+    *(throughput, together, tradeoff),
+]
 
 
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
@@ -46,6 +51,7 @@ def test_help_explains_each_flag_in_80_columns(module, monkeypatch, capsys):
     assert max(map(len, lines)) <= 80
     flags = [i for i, line in enumerate(lines) if line.startswith("  -")]
     assert len(flags) >= 2
+    assert module is tradeoff or any("minute" in line or "hour" in line for line in lines)
     # Beside the flag, or in the next line, further in.
     assert all(lines[i][24:].strip() or lines[i + 1].startswith(24 * " ") for i in flags)
 
@@ -67,6 +73,11 @@ MEASURED = {
     startup: [
         {"start": "cold", "total": OVER, "seconds": dict.fromkeys(startup.STAGES, 123.456)},
     ],
+    together: {
+        "devices": 8,
+        "milliseconds_per_step": {"alone": 1234.56, "together": 1234.56},
+        "gain": OVER,
+    },
     compiled: {
         **{"kernels": 12_345, "moved_bytes": 10**10, "temporary_bytes": 10**10},
         "estimated_cycles": 123_456_789,
@@ -75,7 +86,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("module", MEASURED, ids=lambda module: module.__name__)
-def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, capsys):
+def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, tmp_path, capsys):
     measured = iter([MEASURED[module]])
 
     def measure(*_, **__):
@@ -85,7 +96,8 @@ def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, cap
 
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr("os._exit", lambda status: None)
-    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    out = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", ["benchmark", f"--out={out}"])
     with pytest.raises(SystemExit, match="130"):
         module.main()
     output, error = capsys.readouterr()
@@ -93,6 +105,7 @@ def test_a_table_fits_80_columns_and_ctrl_c_is_one_line(module, monkeypatch, cap
     assert max(map(len, output.splitlines())) <= 80
     table = output.partition("\n\n")[2].splitlines()
     assert len(table) >= 2
+    assert len(json.loads(out.read_text())["rows"]) >= 1  # what was measured is kept
 
 
 def test_the_lines_of_throughput_fit_80_columns(capsys):
@@ -134,6 +147,7 @@ def test_methods_are_compared_with_the_standard_vae(monkeypatch, capsys, tmp_pat
         (objective, "ours autodiff masked floor"),
         (overhead, "standard spherical masked paper"),
         (methods, "kind standard"),
+        (together, "alone together gain"),
         (throughput, "ours streamed gradients joint updates"),
         (
             startup,
@@ -165,6 +179,24 @@ def test_overhead_measures_the_form_it_names(monkeypatch):
         run, program = overhead.stepper(kind, 250, "float32", 4, 1)
         assert ("250,250" in program.as_text()) == has
         assert int(run().step) == 1
+
+
+def test_every_round_runs_each_function_once_in_another_order():
+    called = []
+    functions = {name: lambda name=name: called.append(name) for name in "abcd"}
+    times = measure.interleave(functions, rounds=6)
+    assert "".join(called[:4]) == "abcd"  # to warm up
+    rounds = ["".join(called[i : i + 4]) for i in range(4, len(called), 4)]
+    assert [sorted(r) for r in rounds] == 6 * [list("abcd")]
+    assert len(set(rounds)) > 3
+    assert list(times) == list("abcd")
+
+
+@pytest.mark.slow
+def test_runs_together_take_turns_with_one_alone(monkeypatch):
+    row = together.measure("digits_compressed", runs=2, rounds=2)
+    assert (row["runs"], row["devices"]) == (2, 2)
+    assert 0.2 < row["gain"]["median"] < 5
 
 
 def test_throughput_counts_images():
