@@ -156,7 +156,8 @@ def main() -> None:
                 tell(f"{name}, {row['start']}: {text(row['total'])} s")
                 tell("".join(f"{row['seconds'][stage]:>9.2f}" for stage in STAGES))
     finally:  # not sooner: this process takes a device for it, which the starts need
-        write(arguments.out, rows)
+        write(arguments.out, rows, final=False)
+    write(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Steps a second of several runs in one program, against the runs one after the other.
+"""What several runs in one program gain over the runs one after the other.
 
     python -m benchmarks.together [--quick] [--runs=2,8] [--out=FILE.json]
 

@@ -1,14 +1,22 @@
 """The network's convolution: derivatives against loops and JAX's own, the program elsewhere."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hsjax import devices
 from hsjax.convolution import convolve, plain, without_own_derivative
 
+ROOT = Path(__file__).parents[1]
+
 # (batch, height, width, inputs, outputs, size): a batch that can't be split into pairs, sides that
-# differ, a kernel of even size, more inputs than outputs, and images too small for patches.
+# differ, a kernel of even size, more inputs than outputs, and images too small for products.
 SHAPES = [
     (4, 16, 16, 3, 5, 5),
     (7, 32, 20, 4, 4, 3),
@@ -98,3 +106,55 @@ def test_only_a_cpu_gets_another_program(platform):
     assert operations(convolve) == ([1, 1, 1] if platform == "cpu" else [2, 0, 0])
     with without_own_derivative():
         assert operations(convolve) == [2, 0, 0]
+
+
+def on_devices():
+    """The gradient in the kernel where four devices share the batch, and where each has its own."""
+    (x, kernel), cotangent = drawn((8, 16, 16, 3, 5, 3))
+
+    def gradient(x, kernel, cotangent):
+        x, cotangent = devices.split(x), devices.split(cotangent)
+        return jax.vjp(convolve, x, kernel)[1](cotangent)[1]
+
+    shared = jax.jit(gradient, in_shardings=devices.replicated(), out_shardings=None)
+    arguments = devices.replicate((x, kernel, cotangent))
+    program = shared.lower(*arguments).compile()
+    mesh = jax.make_mesh((4,), ("run",), (jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.PartitionSpec("run")
+    own = jax.shard_map(
+        lambda x, c: devices.apart()(gradient)(x, kernel, c)[None],
+        mesh=mesh,
+        in_specs=(rows, rows),
+        out_specs=rows,
+        check_vma=False,
+    )
+    text = program.as_text()
+    return {
+        "shared": program(*arguments),
+        "own": jax.jit(own)(x, cotangent),
+        "has_loop": "while" in text,
+        "gathers": "all-gather" in text,
+    }
+
+
+def test_devices_compute_their_shares_and_add_them(tmp_path):
+    subprocess.run(
+        [sys.executable, __file__, tmp_path / "found.npz"],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    with np.load(tmp_path / "found.npz") as file:
+        found = dict(file)
+    arguments, cotangent = drawn((8, 16, 16, 3, 5, 3))
+    exact = by_loops(*arguments, cotangent)[2]
+    np.testing.assert_allclose(found["shared"], exact, atol=2e-6 * np.abs(exact).max())
+    assert found["has_loop"]
+    assert not found["gathers"]
+    for i in range(4):
+        mine = slice(2 * i, 2 * i + 2)
+        exact = by_loops(arguments[0][mine], arguments[1], cotangent[mine])[2]
+        np.testing.assert_allclose(found["own"][i], exact, atol=2e-6 * np.abs(exact).max())
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], **on_devices())
