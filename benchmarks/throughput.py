@@ -18,7 +18,6 @@ taken away costs it more than ours.
 """
 
 import itertools
-import os
 from functools import partial
 
 import jax
@@ -66,7 +65,7 @@ def load_torch():
             f"JAX runs on {backend}, which this PyTorch can't: set JAX_PLATFORMS=cpu to compare "
             "on the CPU"
         )
-    torch.set_num_threads(threads())
+    torch.set_num_threads(devices.cores())
     device = "cpu"
     if backend == "gpu":
         device = "cuda"
@@ -75,11 +74,6 @@ def load_torch():
     about = {"version": torch.__version__, "threads": torch.get_num_threads()}
     about["device"] = torch.cuda.get_device_name() if device == "cuda" else device
     return torch_vae, device, about
-
-
-def threads() -> int:
-    """Of XLA on a CPU: one for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def config_of(dtype: str, batch: int):
@@ -212,7 +206,7 @@ def main() -> None:
     rows = []
     other = load_torch() if arguments.torch else None
     tell(f"{LEGEND}{TAKES}\n")
-    about = {"threads": threads(), "devices": jax.device_count()}
+    about = {"threads": devices.cores(), "devices": jax.device_count()}
     about |= {"torch": other[2]} if other else {}
     tell(f"{'':<23}  {'images/s':>10}  {'ms a batch':>10}  ours / it")
     for dtype, batch in itertools.product(dtypes, counts):

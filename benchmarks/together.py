@@ -1,11 +1,11 @@
 """What several runs in one program gain over the runs one after the other.
 
-    python -m benchmarks.together [--quick] [--runs=2,8] [--out=FILE.json]
+    python -m benchmarks.together [--quick] [--runs=8] [--out=FILE.json]
 
 Each round trains one run alone, with all of the machine, and then all of them
 together as `hsjax sweep --together` does: a run on each device, several on each
-if there are fewer devices. On a CPU a device is made for each run. The two are
-processes of their own and take turns. The images are noise, which costs the
+if there are fewer devices. On a CPU each core is a device, and the two are
+processes of their own that take turns. The images are noise, which costs the
 same.
 """
 
@@ -30,7 +30,7 @@ The time of a training step of a run; ratios are the median (quartiles).
   together   with the other runs in one program, over the number of runs
   gain       alone / together: how many times as many runs an hour
 """
-TAKES = "It takes about 3 minutes on two cores (--quick: 2)."
+TAKES = "It takes about 2 minutes on two cores (--quick: 1)."
 SHAPES = {"cifar_compressed": (32, 32, 3), "digits_compressed": (8, 8, 1)}
 COUNT = 2000  # images
 
@@ -124,7 +124,10 @@ def main() -> None:
     """Measure, print, write."""
     flags = parser(__doc__, "together", TAKES, "fewer rounds")
     flags.add_argument(
-        "--runs", type=numbers, default="2,8", metavar="K,...", help="how many (%(default)s)"
+        "--runs",
+        type=numbers,
+        metavar="K,...",
+        help="how many (as many as the CPU has cores; on other devices 2,8)",
     )
     flags.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)  # what `turns` starts
     flags.add_argument("--steps", type=int, help=argparse.SUPPRESS)
@@ -132,12 +135,15 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker, arguments.runs[0], arguments.steps)
         return
-    rounds = 4 if arguments.quick else 10
+    rounds = 4 if arguments.quick else 20
+    devices.start()
+    on_cpu = jax.default_backend() == "cpu"
+    numbers_of_runs = arguments.runs or ([devices.cores()] if on_cpu else [2, 8])
     tell(f"{LEGEND}{TAKES}\n")
     tell(f"{'config':<18}  runs  devices  alone, ms  together, ms  gain")
     rows = []
     for name in SHAPES:
-        for runs in arguments.runs:
+        for runs in numbers_of_runs:
             row = measure(name, runs, rounds)
             rows.append(row)
             ms = row["milliseconds_per_step"]

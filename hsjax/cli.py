@@ -36,7 +36,7 @@ COMMANDS = {
     "reconstruct": "write what a trained model makes of images",
     "interpolate": "write images on the way between two",
     "export": "write a trained model as a folder that others can open",
-    "sweep": "train and judge models of many strengths, sizes and seeds, and compare them",
+    "sweep": "train and compare models of many strengths and seeds",
     "fields": "list every field of a config, or of a method",
 }
 FLAGS = flags.FLAGS

@@ -169,19 +169,26 @@ def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     return lax.with_sharding_constraint(batch, _along(PartitionSpec("data"), devices))
 
 
+def cores() -> int:
+    """Of the CPU, as many as this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def start(runs: int = 1) -> None:
     """Let JAX find its devices.
 
     Args:
-      runs: how many are trained together. A CPU counts as so many devices then, unless its number
-        is set already, by JAX_NUM_CPU_DEVICES for example.
+      runs: how many are trained together at most. A CPU counts as so many devices then, or as many
+        as it has cores, unless their number is set already, by JAX_NUM_CPU_DEVICES for example.
 
     Raises:
       UserError: there are none of the kind that JAX_PLATFORMS asks for, or they don't answer.
     """
     try:
         if runs > 1 and jax.config.jax_num_cpu_devices == -1:  # type: ignore[attr-defined]
-            jax.config.update("jax_num_cpu_devices", runs)
+            jax.config.update("jax_num_cpu_devices", min(runs, cores()))
         jax.devices()
     except (AssertionError, RuntimeError) as error:
         # An assertion has no text: JAX knows the kind, and nothing that drives it is installed.

@@ -13,8 +13,8 @@ chosen on images held out of training, not on the test images:
 
     --set data.validation_share=0.1 --judge evaluate.split=validation
 
---together=8 trains eight runs at once that differ in numbers alone: a run on
-each device (on a CPU, a core), or several on each.
+--together=8 trains up to eight runs at once that differ in numbers alone: a run
+on each device, or several on each; on a CPU, a run on each core.
 
 Machines share the work with --shard=1/3, 2/3, 3/3, each with its own --out;
 --plot FILE ... draws all the lines of some files without training.
@@ -207,8 +207,12 @@ def grouped(
 ) -> Iterator[list[tuple[Point, ConfigDict]]]:
     """At most so many jobs at a time that can be trained together, each with a folder of its own.
 
-    More than there are devices are a multiple of their number, so that all have as much to do.
+    More than there are devices are a multiple of their number, so that all have as much to do. On a
+    CPU, where several runs on a device take longer than one after the other, there are no more.
     """
+    there = jax.local_device_count()
+    if jax.default_backend() == "cpu":
+        most = min(most, there)
     left = [(experiment.joins(config), (point, config)) for point, config in jobs]
     while left:
         alike, names = left[0][0], set[str]()
@@ -218,7 +222,7 @@ def grouped(
             if entry[0] == alike and name not in names and len(chosen) < most:
                 chosen.append(entry)
                 names.add(name)
-        if len(chosen) > (there := jax.local_device_count()):
+        if len(chosen) > there:
             del chosen[len(chosen) // there * there :]
         left = [entry for entry in left if all(entry is not other for other in chosen)]
         yield [job for _, job in chosen]

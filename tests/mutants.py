@@ -21,6 +21,56 @@ ROOT = Path(__file__).parents[1]
 # A bug is four lines: a file of hsjax/ and the bug's name; the test that should find it; a text
 # that is in the file once; and what takes its place.
 BUGS = """
+convolution.py: rows below taken for rows above
+test_convolution.py::test_value_and_gradients_are_those_of_the_definition
+- (same, (size - 1 - i, i, 0), same, same)
++ (same, (i, size - 1 - i, 0), same, same)
+
+convolution.py: an even kernel off by a row
+test_convolution.py::test_value_and_gradients_are_those_of_the_definition
+- sum(taller)[:, after : after + height]
++ sum(taller)[:, before : before + height]
+
+convolution.py: sums in bfloat16
+test_convolution.py::test_gradient_in_bfloat16_is_summed_in_float32
+- wide = computed_in(x.dtype)
++ wide = x.dtype
+
+devices.py: a device's batch taken for all devices'
+test_convolution.py::test_devices_compute_their_shares_and_add_them
+- return 1 if _APART.get() else jax.device_count()
++ return jax.device_count()
+
+devices.py: the first run's state for all runs
+test_together.py::test_runs_end_as_they_would_alone
+- lambda x, i=i: x[i], tree
++ lambda x, i=i: x[0], tree
+
+experiment.py: β relative to nothing for runs together
+test_together.py::test_runs_end_as_they_would_alone
+- state = place.join(states)
++ pass
+
+experiment.py: a run that diverged is saved
+test_together.py::test_one_that_diverges_leaves_the_others
+- return [ended.get(i, own) for i, own in enumerate(states)]
++ return states
+
+experiment.py: runs at different steps as one
+test_together.py::test_stopped_they_all_go_on_and_one_that_is_behind_catches_up
+- by_step.setdefault(int(member.state.step), []).append(i)
++ by_step.setdefault(0, []).append(i)
+
+sweep.py: other programs in one group
+test_together.py::test_groups_hold_what_shares_a_program
+- if entry[0] == alike and name not in names
++ if name not in names
+
+sweep.py: a folder twice in a group
+test_together.py::test_groups_hold_what_shares_a_program
+- entry[0] == alike and name not in names
++ entry[0] == alike
+
 runs.py: seeds don't matter
 test_runs.py::test_seeds_parts_and_samplers_give_other_samples
 - keys(_whole("seed", seed, 0))

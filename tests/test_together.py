@@ -142,7 +142,9 @@ def test_what_cannot_be_trained_together_is_one_line(lean, tmp_path, monkeypatch
         train(list(of_seeds(lean, 0.1, 3.0)), tmp_path)
 
 
-def test_groups_hold_what_shares_a_program(lean):
+def test_groups_hold_what_shares_a_program(lean, monkeypatch):
+    monkeypatch.setattr(sweep.jax, "default_backend", lambda: "tpu")
+
     def job(kind, strength, n, seed):
         config = sweep.config_of("configs/digits.py", sweep.Point(kind, strength, n, seed), [])
         validate(config)
@@ -160,11 +162,17 @@ def test_groups_hold_what_shares_a_program(lean):
         one,
     ]
     assert [len(group) for group in sweep.grouped(jobs, 1)] == [1] * 6
+    same = [job("standard", strength, 4, 0) for strength in range(1, 12)]
+    for there, sizes in ((4, [8, 3]), (3, [6, 3, 2]), (8, [8, 3])):
+        monkeypatch.setattr(sweep.jax, "local_device_count", lambda there=there: there)
+        assert [len(group) for group in sweep.grouped(same, 8)] == sizes
+    monkeypatch.setattr(sweep.jax, "default_backend", lambda: "cpu")
+    assert [len(group) for group in sweep.grouped(same, 20)] == [8, 3]
 
 
 @pytest.mark.slow
 def test_a_sweep_gives_each_run_a_core(tmp_path):
-    """Three runs on three host devices, as three lines; repeated, there is nothing to do."""
+    """Three runs on two host devices, as three lines; repeated, there is nothing to do."""
     command = [
         *(sys.executable, "-m", "hsjax.sweep", "standard=0.1,1,3", "--n=4", "--together=3"),
         *(
@@ -178,9 +186,10 @@ def test_a_sweep_gives_each_run_a_core(tmp_path):
         *("--set", "evaluate.feature_steps=5", "--set", "evaluate.metrics=('frechet',)"),
         f"--out={tmp_path / 'sweep.jsonl'}",
     ]
-    for line in ("[1 to 3 of 3] standard-0.1-n4-seed0, standard-1-n4-seed0", "0 of 3 lines are"):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    for line in ("[1 to 2 of 3] standard-0.1-n4-seed0, standard-1-n4-seed0", "0 of 3 lines are"):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         assert line in done.stdout
     rows = sweep.read([tmp_path / "sweep.jsonl"])
-    assert [(row["strength"], row["together"]) for row in rows] == [(0.1, 3), (1, 3), (3, 3)]
+    assert [(row["strength"], row["together"]) for row in rows] == [(0.1, 2), (1, 2), (3, 1)]
