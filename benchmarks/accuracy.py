@@ -18,7 +18,7 @@ Largest error over rows of several kinds, by n:
   angles      in radians
   round_trip  there and back, relative to the radius
 """
-TAKES = "It takes about half a minute on two cores."
+TAKES = "It takes less than a minute on two cores."
 TINY = np.finfo(np.float32).tiny
 
 

@@ -22,7 +22,7 @@ The time of a training step; ratios are the median (quartiles) of rounds.
   standard  the standard VAE, with the plain KLD, equation (1)
   kind      a method, or a setting of one
 """
-TAKES = "It takes about 8 minutes on two cores (--quick: 5)."
+TAKES = "It takes about 4 minutes on two cores (--quick: 3)."
 # Other programs than those of their methods.
 SETTINGS = ("power_spherical", "wae_rbf", "island", "learned_variance")
 

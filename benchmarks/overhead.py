@@ -41,7 +41,7 @@ The time of a training step; ratios are the median (quartiles) of rounds.
   masked     with the spherical objective, by the paper's n x n mask
   paper      spherical / standard, as the paper reports it
 """
-TAKES = "It takes about 12 minutes on two cores (--quick: 1)."
+TAKES = "It takes about 6 minutes on two cores (--quick: 1)."
 PAPER = {200: 1.32}  # time per epoch over the standard VAE's, at batch 200 (section 3)
 COUNT = 2000  # images
 
@@ -123,7 +123,7 @@ def draw(path: Path, rows: list[dict], device: str) -> None:
     figure, body = new_figure(
         3.6,
         f"a whole training step, CIFAR10 network, batch {rows[0]['batch']}, {rows[0]['dtype']}, "
-        f"{device}; medians of interleaved rounds",
+        f"{device}; ratios are medians and quartiles of interleaved rounds",
     )
     (axes,) = subplots(body, 1, 1)
     drawn = []
@@ -132,10 +132,15 @@ def draw(path: Path, rows: list[dict], device: str) -> None:
         ("standard", "standard VAE", {"color": "0.4", "marker": "^"}),
         ("spherical", "spherical, hsjax", {"color": BLUE, "marker": "o"}),
     ):
-        chosen = [(row["n"], row["milliseconds_per_step"]) for row in rows]
-        points = [(n, times[name]) for n, times in chosen if name in times]
-        axes.plot(*zip(*points, strict=True), label=label, **style)
-        drawn += [time for _, time in points]
+        points = []
+        for row in (row for row in rows if name in row["milliseconds_per_step"]):
+            standard = row["milliseconds_per_step"]["standard"]
+            over = row["over_standard"].get(name, dict.fromkeys(("low", "median", "high"), 1.0))
+            points.append((row["n"], *(standard * over[k] for k in ("low", "median", "high"))))
+        n, low, median, high = map(np.array, zip(*points, strict=True))
+        bars = None if name == "standard" else (median - low, high - median)
+        axes.errorbar(n, median, bars, label=label, capsize=3, **style)
+        drawn += [*low, *high]
     for row in rows:
         if row["n"] in PAPER:
             value = PAPER[row["n"]] * row["milliseconds_per_step"]["standard"]
