@@ -958,7 +958,7 @@ test_experiment.py::test_an_epochs_row_is_the_mean_over_its_steps
 
 training.py: a resumed epoch starts again
 test_experiment.py::test_a_stopped_run_ends_as_if_it_had_not_been
-- int(state.step) % len(order)
+- steps_done(state) % len(order)
 + 0
 
 data.py: held-out images are trained on

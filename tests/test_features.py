@@ -34,7 +34,7 @@ def fits(cache, monkeypatch):
     """Training replaced by the initial parameters, and the (seed, steps) it was asked for."""
     asked = []
 
-    def fit(dataset, seed, steps):
+    def fit(dataset, seed, steps, say):
         asked.append((seed, steps))
         return features._initial(dataset.train_images.shape[1:], 3, seed)
 
