@@ -2,7 +2,7 @@
 
     hsjax sweep --quick
     hsjax sweep --config=cifar --n=50,200 --seeds=0,1 --together=4 \\
-        --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
+    --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
 
 trains and judges every (kind, strength, n, seed) under every sampler. A kind
 is a method, whose strength is loss.beta, or a setting of one. A finished run

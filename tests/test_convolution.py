@@ -110,7 +110,7 @@ def test_only_a_cpu_gets_another_program(platform):
 
 def on_devices():
     """The gradient in the kernel where four devices share the batch, and where each has its own."""
-    (x, kernel), cotangent = drawn((8, 16, 16, 3, 5, 3))
+    (x, kernel), cotangent = drawn((16, 16, 16, 3, 5, 3))
 
     def gradient(x, kernel, cotangent):
         x, cotangent = devices.split(x), devices.split(cotangent)
@@ -145,13 +145,13 @@ def test_devices_compute_their_shares_and_add_them(tmp_path):
     )
     with np.load(tmp_path / "found.npz") as file:
         found = dict(file)
-    arguments, cotangent = drawn((8, 16, 16, 3, 5, 3))
+    arguments, cotangent = drawn((16, 16, 16, 3, 5, 3))
     exact = by_loops(*arguments, cotangent)[2]
     np.testing.assert_allclose(found["shared"], exact, atol=2e-6 * np.abs(exact).max())
     assert found["has_loop"]
     assert not found["gathers"]
     for i in range(4):
-        mine = slice(2 * i, 2 * i + 2)
+        mine = slice(4 * i, 4 * i + 4)
         exact = by_loops(arguments[0][mine], arguments[1], cotangent[mine])[2]
         np.testing.assert_allclose(found["own"][i], exact, atol=2e-6 * np.abs(exact).max())
 
