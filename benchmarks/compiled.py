@@ -45,7 +45,7 @@ LEGEND = """\
   kilocycles  as the compiler estimates them, on a TPU alone
   ours, autodiff, masked    forms of the objective: see benchmarks.objective
 """
-TAKES = "It takes about 5 minutes on two cores."
+TAKES = "It takes some minutes on two cores."
 # Instructions that launch nothing.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "suf" for n in (8, 16, 32, 64)}

@@ -32,7 +32,7 @@ The objective's value and gradient; ratios are the median (quartiles) of rounds.
   masked    with the paper's n x n mask, which JAX differentiates
   floor     the time to copy the bytes that each of them must read and write
 """
-TAKES = "It takes about 4 minutes on two cores (--quick: half a minute)."
+TAKES = "It takes about 4 minutes on two cores (--quick: 1)."
 
 
 def objective(moments, spec, mean, std):

@@ -41,7 +41,7 @@ one step, a batch of evaluation is encoded, decoded and rounded.
   ours / it         how many times as fast ours is
 """
 
-TAKES = "It takes about an hour on two cores (--quick: 2 minutes)."
+TAKES = "It may take an hour on two cores (--quick: 2 minutes)."
 N = 200
 SHAPE = (32, 32, 3)
 DTYPES = ("float32", "bfloat16")

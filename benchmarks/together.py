@@ -30,7 +30,7 @@ The time of a training step of a run; ratios are the median (quartiles).
   together   with the other runs in one program, over the number of runs
   gain       alone / together: how many times as many runs an hour
 """
-TAKES = "It takes about 2 minutes on two cores (--quick: 1)."
+TAKES = "It takes one to two minutes on two cores (--quick: less)."
 SHAPES = {"cifar_compressed": (32, 32, 3), "digits_compressed": (8, 8, 1)}
 COUNT = 2000  # images
 

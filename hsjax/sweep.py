@@ -466,6 +466,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         shard, shards = map(int, arguments.shard.split("/"))
     except ValueError as error:
         raise UserError(f"--n, --seeds and --shard hold whole numbers: {error}") from error
+    if arguments.together < 1:
+        raise UserError(f"--together={arguments.together}: make it 1 or more")
     wanted = points(arguments.points or quick["points"], dimensions, seeds)
     if not wanted or not 1 <= shard <= shards:
         raise UserError("give points such as standard=0.1,0.3, and a shard from 1/k to k/k")

@@ -167,6 +167,7 @@ def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path, monkeypatch):
         (["standard=1", "--set", "train.epochs=many"], "--set train.epochs=many"),
         (["standard=1", "--config=nowhere.py"], "no such config file"),
         (["standard=-1"], "loss.beta is -1.0"),
+        (["standard=1", "--together=0"], "--together=0: make it 1 or more"),
         ([], "give points such as"),
     ],
 )
