@@ -360,7 +360,7 @@ def _of_images(config, dataset, sets, say) -> tuple[list[dict], list[str]]:
 
 
 def _interpolations(means, decoded) -> np.ndarray:
-    """Images on the way between pairs of latents, uint8 [rows, 10, H, W, C]."""
+    """Images on the way between pairs of the first latents, uint8 [rows, 10, H, W, C]."""
     pairs = np.arange(min(16, len(means) // 2 * 2)).reshape(-1, 2)
     steps = jnp.linspace(0.0, 1.0, 10, dtype=jnp.float32)
     between = decoded(np.concatenate([slerp(means[a], means[b], steps) for a, b in pairs]))

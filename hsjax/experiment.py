@@ -688,14 +688,16 @@ def _draw(folder, run, found) -> None:
     """The figures of a run; those that some metric or label is missing for are left out."""
     config, numbers, arrays = run.config, found.numbers, found.arrays
     footer = (
-        f"{run.dataset.name}, {config.method.name}, n = {config.model.latent_dim}, "
+        f"{Path(run.dataset.name).name}, {config.method.name}, n = {config.model.latent_dim}, "
         f"epoch {numbers['epoch']}, seed {config.seed}, test MSE (sum) {numbers['mse_sum']:.4g}"
         + (f", latents × {scale:g}" if (scale := config.evaluate.latent_scale) != 1.0 else "")
         + (f", without classes {config.data.leave_out}" if config.data.leave_out else "")
     )
     labels = arrays.get("test_labels")
     figures.panels(folder / "summary.png", found.panels, footer)
-    figures.interpolations(folder / "interpolations.png", found.interpolations, footer)
+    between = found.interpolations
+    ends = None if labels is None else labels[: 2 * len(between)].reshape(-1, 2)
+    figures.interpolations(folder / "interpolations.png", between, footer, ends)
     if "groups" in arrays:
         shown = None if labels is None else labels[: len(arrays["groups"])]
         figures.groups_on_sphere(folder / "sphere.png", arrays["groups"], shown, footer)

@@ -161,22 +161,32 @@ def panels(path: Path, images: dict[str, np.ndarray], footer: str, columns: int 
 
 
 @own_settings()
-def interpolations(path: Path, images: np.ndarray, footer: str) -> None:
-    """Decoded paths between pairs of latents, [rows, columns, H, W, C], one per row."""
+def interpolations(
+    path: Path, images: np.ndarray, footer: str, labels: np.ndarray | None = None
+) -> None:
+    """Decoded paths between two test images, [rows, columns, H, W, C]; their classes [rows, 2]."""
     columns, height, width, channels = np.shape(images)[1:]
     image = tile(np.reshape(images, (-1, height, width, channels)), columns)
     inches = 0.9 * WIDTH * image.shape[0] / image.shape[1]
     figure, body = new_figure(min(inches, 10.0 if len(images) > 1 else 3.0) + 0.8, footer)
     axes = body.subplots()
     axes.imshow(image)
-    axes.set_title("one interpolation per row", fontsize=10, pad=10)
-    ends = {0: "start", columns - 1: "end"}
+    title = "Slerp between the latents (μ) of two test images, one pair per row"
+    axes.set_title(title, fontsize=10, pad=10)
+    ends = {0: "reconstruction", columns - 1: "reconstruction"}
     for column in ends:
         frame = {"edgecolor": RED, "linewidth": 2, "fill": False, "clip_on": False}
         corner = (column * (width + 1) - 1, -1)
         axes.add_patch(Rectangle(corner, width + 1, image.shape[0] + 1, **frame))
     axes.set_xticks([c * (width + 1) + (width - 1) / 2 for c in ends], ends.values(), color=RED)
     axes.set_yticks([])
+    if labels is not None:
+        middles = [row * (height + 1) + (height - 1) / 2 for row in range(len(images))]
+        axes.set_yticks(middles, [f"class {label}" for label in labels[:, 0]])
+        other = axes.secondary_yaxis("right")
+        other.set_yticks(middles, [f"class {label}" for label in labels[:, 1]])
+        other.tick_params(length=0, labelsize=10, pad=8)
+        other.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=10, pad=8)
     axes.spines[:].set_visible(False)
     save(figure, path)
@@ -346,8 +356,12 @@ def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str)
 
 @own_settings()
 def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str) -> None:
-    """Mean and standard deviation over the data of each cos φ_k, [n-1], beside the prior's."""
+    """Mean and standard deviation over the data of each cos φ_k, [n-1], beside the prior's.
+
+    Bars end at -1 and 1, which no cosine passes.
+    """
     mean, spread = (np.where(np.isfinite(x), x, np.nan) for x in (mean, spread))
+    low, high = np.clip([mean - spread, mean + spread], -1.0, 1.0)
     k, n = np.arange(1, len(mean) + 1), len(mean) + 1
     edges = np.append(k - 0.5, n - 0.5)
     diagonal = (n - k + 1.0) ** -0.5
@@ -361,14 +375,15 @@ def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str)
     axes.stairs(diagonal, edges, label="diagonal direction: 1/√(n−k+1)", **reference)
     if n > 50:
         fill = {"color": BLUE, "alpha": 0.35, "label": "data: ± std"}
-        axes.stairs(mean + spread, edges, baseline=mean - spread, **band | fill)
+        axes.stairs(high, edges, baseline=low, **band | fill)
         axes.plot(k, mean, color=BLUE, linewidth=1.4, label="data: mean")
     else:
         bars = {"fmt": "o", "markersize": 5, "elinewidth": 1.6, "capsize": 3}
-        axes.errorbar(k, mean, spread, color=BLUE, label="data: mean ± std", **bars)
+        reach = np.abs([low - mean, high - mean])
+        axes.errorbar(k, mean, reach, color=BLUE, label="data: mean ± std", **bars)
     axes.set_xlim(edges[0], edges[-1])
-    reach = np.nan_to_num(np.concatenate([mean - spread, mean + spread, diagonal, -diagonal]))
-    axes.set_ylim(max(1.05 * reach.min(), -1.5), min(1.05 * reach.max(), 1.5))
+    reach = np.nan_to_num(np.concatenate([low, high, diagonal, -diagonal]))
+    axes.set_ylim(1.05 * reach.min(), 1.05 * reach.max())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     describe(axes, f"Angles of the latents, n = {n}", "k, index of the angle φₖ", "cos φₖ")
     columns = 2 if n > 50 else 3

@@ -144,6 +144,13 @@ def test_angle_profile(tmp_path, n):
     assert (np.abs(image - 0.87) < 0.02).mean() > 0.03  # the prior's band
 
 
+def test_bars_of_an_angle_profile_end_where_cosines_do(tmp_path):
+    def picture_of(spread):
+        return picture(figures.angle_profile, tmp_path, np.array([0.9, -0.9]), spread, FOOTER)
+
+    np.testing.assert_array_equal(picture_of(np.array([5.0, 5.0])), picture_of(np.full(2, 9.0)))
+
+
 def test_angle_profile_of_what_is_not_finite(tmp_path):
     mean = np.array([0.1, np.nan, np.inf, 0.2])
     assert ink(picture(figures.angle_profile, tmp_path, mean, mean, FOOTER)) > 5000
@@ -164,7 +171,8 @@ def test_overlap_histogram(tmp_path, n, counts):
 def test_interpolations_mark_their_ends(tmp_path):
     for rows, columns in ((6, 10), (1, 2)):
         images = GENERATOR.random((rows, columns, 6, 10, 1))
-        image = picture(figures.interpolations, tmp_path / f"{rows}", images, FOOTER)
+        labels = np.arange(2 * rows).reshape(rows, 2) if rows > 1 else None
+        image = picture(figures.interpolations, tmp_path / f"{rows}", images, FOOTER, labels)
         across = np.flatnonzero((spread(image) > 0.3).sum(axis=0) > 100)
         assert across.min() < 200  # a frame at the left
         assert across.max() > 1000  # and at the right
