@@ -37,6 +37,7 @@ COMMANDS = {
     "interpolate": "write images on the way between two",
     "export": "write a trained model as a folder that others can open",
     "sweep": "train and compare models of many strengths and seeds",
+    "leaderboard": "write pages and figures of finished sweeps",
     "fields": "list every field of a config, or of a method",
 }
 FLAGS = flags.FLAGS
@@ -90,9 +91,9 @@ def main() -> None:
         tell("\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()))
     elif name in ("train", "evaluate"):
         run_experiment([f"hsjax {name}", f"--mode={name}", *arguments])
-    elif name == "sweep":
-        sys.argv = ["hsjax sweep", *arguments]
-        importlib.import_module("hsjax.sweep").main()
+    elif name in ("sweep", "leaderboard"):
+        sys.argv = [f"hsjax {name}", *arguments]
+        importlib.import_module(f"hsjax.{name}").main()
     elif name in COMMANDS:
         sys.argv = [f"hsjax {name}", *arguments]
         getattr(importlib.import_module("hsjax.commands"), name)()

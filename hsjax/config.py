@@ -219,7 +219,7 @@ def validate(config: ConfigDict) -> None:
             f"the config is of type {type(config).__name__}: make it an ml_collections.ConfigDict, "
             "as configs/default.py does"
         )
-    values = _flat(config.to_dict())
+    values = flattened(config.to_dict())
     name = str(values.get("method.name"))
     schema = _schema(name)
     rules = {field: rule for field, (_, rule) in _FIELDS.items()}
@@ -265,7 +265,7 @@ def check_workdir(config: ConfigDict, path: Path) -> None:
     Raises:
       UserError: it is of another one (the fields that differ are named), or can't be read.
     """
-    mine = _flat(_as_json(config))
+    mine = flattened(_as_json(config))
     own = _recorded(path / "config.json", mine)
     named = read_record(path / "data.json") is not None
     if differing := [f for f in _differing(own, mine) if not (named and f == "data.name")]:
@@ -312,7 +312,7 @@ def from_json(record: dict, file: Path) -> ConfigDict:
     Raises:
       UserError: it is no config.
     """
-    return _stored(_with_defaults(_flat(record)), file)
+    return _stored(_with_defaults(flattened(record)), file)
 
 
 def _stored(fields: dict, file: Path) -> ConfigDict:
@@ -349,7 +349,7 @@ def read_record(file: Path) -> dict | None:
         if not file.is_file():  # a pipe might never end
             raise ValueError
         found = {**json.loads(file.read_text())}
-        _flat(found)  # nested too deeply, it is damaged
+        flattened(found)  # nested too deeply, it is damaged
         return found
     except (OSError, RecursionError, TypeError, ValueError) as error:
         if file.is_symlink():
@@ -362,7 +362,7 @@ def read_record(file: Path) -> dict | None:
 def _recorded(file: Path, mine: dict) -> dict:
     """The fields of a workdir's config.json, with the defaults of those it lacks; or `mine`."""
     record = read_record(file)
-    return mine if record is None else _with_defaults(_flat(record))
+    return mine if record is None else _with_defaults(flattened(record))
 
 
 def _with_defaults(own: dict) -> dict:
@@ -379,11 +379,12 @@ def _with_defaults(own: dict) -> dict:
     return json.loads(json.dumps(defaults)) | own
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
+def flattened(tree: dict, prefix: str = "") -> dict:
+    """{"group.field": value} of nested fields."""
     flat: dict = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -107,15 +107,25 @@ def ratio(values) -> float:
 def log_y(axes: Axes, values) -> None:
     """A log scale for y, with ticks for these values, of which no finite one is below 0."""
     axes.set_yscale("log")
+    _log_ticks(axes.yaxis, values)
+
+
+def log_x(axes: Axes, values) -> None:
+    """The same for x."""
+    axes.set_xscale("log")
+    _log_ticks(axes.xaxis, values)
+
+
+def _log_ticks(axis, values) -> None:
     if ratio(values) < 3:  # there may be no round number to a power of ten in it
         locator = MaxNLocator(5, steps=(1, 2, 5, 10))
     else:
         choices = ((10, (1, 2, 3, 5)), (1000, (1, 2, 5)), (np.inf, (1,)))
         subs = next(subs for most, subs in choices if ratio(values) <= most)
         locator = LogLocator(subs=subs, numticks=12)
-    axes.yaxis.set_major_locator(locator)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(locator)
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -93,7 +93,7 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
     Raises:
       UserError: no such file or field, or a value that does not fit it.
     """
-    config = _base(path, point.kind)
+    config = base(path, point.kind)
     if epochs is not None:
         settings.shorten(config, epochs)
     config.train.checkpoints_kept = 1
@@ -115,7 +115,7 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
     return config
 
 
-def _base(path: str, kind: str = "") -> ConfigDict:
+def base(path: str, kind: str = "") -> ConfigDict:
     """The config of a file, with the method and the fields of this kind if any is given."""
     path = config_path(path)
     spec = importlib.util.spec_from_file_location("base", path)
@@ -460,7 +460,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     quick: dict[str, Any] = QUICK if arguments.quick else {"points": [], "n": None, "set": []}
     changes = quick["set"] + arguments.set
     try:
-        n = arguments.n or quick["n"] or str(_base(arguments.config).model.latent_dim)
+        n = arguments.n or quick["n"] or str(base(arguments.config).model.latent_dim)
         dimensions = [int(n) for n in n.split(",")]
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         shard, shards = map(int, arguments.shard.split("/"))

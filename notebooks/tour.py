@@ -16,32 +16,33 @@
 # %% [markdown]
 # # A tour of hsjax
 #
-# Variational autoencoders (VAEs) whose latent space is written in hyperspherical coordinates, after
-# "Is the sparsity of high dimensional spaces the reason why VAEs are poor generative models?".
+# hsjax is a JAX library and test bench for the latent spaces of autoencoders, and for latents in
+# hyperspherical coordinates. This notebook plays with a trained model, shows why high dimensions
+# are sparse, turns coordinates on a sphere, trains two models side by side, measures the cost, and
+# puts the loss into a model of your own.
 #
-# **What the paper claims.** A standard VAE spreads its latents over the equator of a
-# high-dimensional sphere. That is where almost all of the volume is and almost none of the data, so
-# a latent drawn there decodes to nothing meaningful. Pushing the angles of the latents away from
+# **What the paper claims.** It is "Is the sparsity of high dimensional spaces the reason why VAEs
+# are poor generative models?". A standard VAE spreads its latents over the equator of a
+# high-dimensional sphere. Almost all of the volume is there, and almost none of the data. So a
+# latent drawn there decodes to nothing meaningful. Pushing the angles of the latents away from
 # the equator gathers them on a small, dense island, and samples drawn on it decode better.
 #
-# **What the runs of this repository found**, in short trainings on MNIST
-# ([docs/results.md](../docs/results.md) has the numbers, the seeds and how far they reach):
+# **What our runs found** ([leaderboard](../docs/leaderboard.md),
+# [results](../docs/results.md)):
 #
 # - The island is there, and a Gaussian fitted to it beats samples of the standard VAE's prior.
-# - With the *same* sampler on both sides, the paper's compression is worse by the paper's own
-#   measure and about level by the distance to the test images; only under a von Mises-Fisher law,
-#   where all models are poor, is it better.
-# - On the small digits used below, no kind of VAE can be called better. This tour shows how things
-#   work, not which model wins.
+# - With the *same* sampler on both sides, the paper's compression does not improve the samples.
+# - On the small digits used below, differences between models are often noise. This tour shows how
+#   things work, not which model wins.
 #
-# It runs from top to bottom in a few minutes on a CPU, and takes a GPU or TPU if there is one. To
-# edit it, change `notebooks/tour.py`; the notebook is made from that.
+# It runs from top to bottom in about two minutes on two CPU cores, and takes a GPU or TPU if there
+# is one. To edit it, change `notebooks/tour.py`; the notebook is made from that.
 
 # %% [markdown]
 # ## 1. Setup
 #
-# The cell looks for the checkout that the notebook lies in, or else clones `REPOSITORY`, and
-# installs hsjax from there unless it is installed.
+# Inside a clone of the repository there is nothing to set. Elsewhere, such as on Colab, fill in one
+# of the two variables. Without them the parts that need hsjax are left out.
 
 # %%
 import importlib.metadata
@@ -52,24 +53,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What `git clone` takes. Only a notebook on its own, as on Colab, needs it.
-REPOSITORY = ""
-EPOCHS = int(os.environ.get("HSJAX_TOUR_EPOCHS", "100"))  # of the training in part 4
+from IPython.display import HTML, Image, Markdown, display
+
+REPOSITORY = ""  # OWNER/NAME on GitHub; then a badge that opens this notebook on Colab appears, too
+SOURCE = f"https://github.com/{REPOSITORY}" if REPOSITORY else ""  # or a wheel, or a clone
+EPOCHS = int(os.environ.get("HSJAX_TOUR_EPOCHS", "100"))  # of the training in part 5
 SHORT = EPOCHS < 20  # then the other parts are shortened as well
 
-clone = Path("hsjax-checkout")
-places = [p for p in (Path(".."), Path("."), clone) if (p / "hsjax" / "coordinates.py").is_file()]
-checkout = places[0] if places else None
-if checkout is None:
-    if not REPOSITORY:
-        raise SystemExit("set REPOSITORY above to the address of the hsjax repository")
-    subprocess.run(["git", "clone", "--quiet", "--depth=1", REPOSITORY, str(clone)], check=True)
-    checkout = clone
-checkout = checkout.resolve()
+if REPOSITORY:
+    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    address = (
+        f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/tour.ipynb"
+    )
+    display(Markdown(f"[![Open in Colab]({badge})]({address})"))
 
-if not list(importlib.metadata.distributions(name="hsjax")):
+
+def find_checkout():
+    """A clone around this notebook, or the one that SOURCE names."""
+    wheel, clone = SOURCE.endswith(".whl"), Path("hsjax-checkout")
+    places = [Path(".."), Path("."), clone, *([] if wheel or not SOURCE else [Path(SOURCE)])]
+    there = [place.resolve() for place in places if (place / "hsjax" / "coordinates.py").is_file()]
+    if not there and SOURCE and not wheel:
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", SOURCE, str(clone)], check=True)
+        there = [clone.resolve()]
+    return there[0] if there else None
+
+
+checkout = find_checkout()
+if not list(importlib.metadata.distributions(name="hsjax")) and (checkout or SOURCE):
     tpu, gpu = importlib.util.find_spec("libtpu"), shutil.which("nvidia-smi")
-    wanted = f"{checkout}{'[tpu]' if tpu else '[cuda]' if gpu else '[train]'}"
+    extra = "[tpu]" if tpu else "[cuda]" if gpu else "[train]"
+    local = checkout or Path(SOURCE)
+    wanted = f"{local}{extra}" if local.exists() else f"hsjax{extra} @ {SOURCE}"
     print("installing", wanted, flush=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
     # What this session had imported before stays the old version.
@@ -77,45 +92,105 @@ if not list(importlib.metadata.distributions(name="hsjax")):
         old = getattr(sys.modules.get(name), "__version__", None)
         if old not in (None, importlib.metadata.version(name)):
             raise SystemExit(f"installed a newer {name}: restart this session and run it again")
-sys.path.insert(0, str(checkout))  # for configs and benchmarks, which are not installed
+    importlib.invalidate_caches()
+if checkout:
+    sys.path.insert(0, str(checkout))  # for benchmarks, which are not installed
 
-import jax
+AVAILABLE = importlib.util.find_spec("hsjax") is not None
+if AVAILABLE:
+    import jax
 
-device = jax.devices()[0]
-print(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), jax {jax.__version__}")
+    device = jax.devices()[0]
+    print(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), jax {jax.__version__}")
+else:
+    print("hsjax is not here: set REPOSITORY or SOURCE above. Until then only part 3 runs.")
 
 # %%
 import tempfile
 import time
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
-from flax import nnx
-from IPython.display import HTML, Image, display
 from matplotlib.animation import FuncAnimation
 from scipy.special import betainc
 
-from benchmarks import measure
-from benchmarks.objective import objective
-from hsjax import (
-    batches,
-    coordinates,
-    data,
-    evaluation,
-    figures,
-    inference,
-    losses,
-    samplers,
-    statistics,
-    training,
-)
-from hsjax.figures import BLUE, GREEN, HALO, LINES, ORANGE, RED, describe
+if AVAILABLE:
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    import hsjax
+    from hsjax import (
+        batches,
+        coordinates,
+        data,
+        evaluation,
+        figures,
+        inference,
+        losses,
+        samplers,
+        statistics,
+        training,
+    )
+    from hsjax.figures import BLUE, GREEN, HALO, ORANGE, RED
 
 # %% [markdown]
-# ## 2. Why high dimensions are sparse
+# ## 2. Play with a trained model
+#
+# `models/` has six small trained models. `hsjax.load` opens one without its training data. This one
+# was trained on MNIST for 30 epochs, with latents of 128 coordinates on a sphere.
+
+
+# %%
+def show_images(rows, size=(8.0, 3.2)):
+    """Rows of images by name, {name: [count, height, width, channels]}."""
+    _, axes = plt.subplots(figsize=size, layout="constrained")
+    strip = np.concatenate([np.asarray(images) for images in rows.values()])
+    columns = len(next(iter(rows.values())))
+    axes.imshow(figures.tile(strip, columns=columns))
+    height = strip.shape[1] + 1
+    axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], list(rows), fontsize=9)
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    plt.show()
+
+
+trained = None
+if checkout and AVAILABLE:
+    trained = hsjax.load(checkout / "models" / "mnist_best")
+    laws = ("prior", "gaussian", "projected_gmm")
+    show_images({law: trained.sample(12, sampler=law, seed=1) for law in laws})
+else:
+    print("models/ comes with a clone: this part is left out")
+
+# %% [markdown]
+# The prior is what a VAE is trained towards. The two others are fitted to the latents of the
+# training images: one Gaussian, and a mixture of ten on the sphere. The mixture is the best here.
+#
+# Below are three pairs of new images, and the way between their latents along the sphere. Then one
+# angle of a single latent is turned at a time, by 0.6 rad to either side: first three angles that
+# vary most among new images, then one that hardly varies. Most angles are of the last kind. The
+# model uses about a fifth of its 128 directions, and the decoder ignores the others.
+
+# %%
+if trained:
+    images = trained.sample(6, sampler="projected_gmm", seed=2)
+    ways = trained.interpolate(images[:3], images[3:], steps=12)
+    show_images({f"pair {i + 1}": way for i, way in enumerate(ways)})
+
+    radius, angles = coordinates.to_spherical(trained.encode(images[:1]).mean[0])
+    _, many = coordinates.to_spherical(trained.sample_latents(500, sampler="projected_gmm"))
+    order = np.argsort(-np.std(many, axis=0))
+    turned = {}
+    for k in (*order[:3], order[-1]):
+        steps = jnp.linspace(-0.6, 0.6, 12)[:, None] * (jnp.arange(len(angles)) == k)
+        z = coordinates.to_cartesian(jnp.full(12, radius), angles + steps)
+        turned[f"φ{k + 1}"] = trained.decode(z)
+    show_images(turned)
+
+# %% [markdown]
+# ## 3. Why high dimensions are sparse
 #
 # Three facts about $x \sim N(0, I_n)$, the prior of a VAE. Its length is $\sqrt n$, give or take
 # 0.7 at any $n$. Two of its samples are at a right angle, the more so the larger $n$. And, the same
@@ -126,7 +201,10 @@ from hsjax.figures import BLUE, GREEN, HALO, LINES, ORANGE, RED, describe
 
 # %%
 SIZES = (2, 8, 32, 128, 512)
-gaussian = {n: jax.random.normal(jax.random.key(n), (5000, n)) for n in SIZES}
+gaussian = {n: np.random.default_rng(n).normal(size=(5000, n)) for n in SIZES}
+lengths_of = {n: np.linalg.norm(x, axis=1) for n, x in gaussian.items()}
+unit_of = {n: x / lengths_of[n][:, None] for n, x in gaussian.items()}
+cosines_of = {n: np.sum(unit[::2] * unit[1::2], axis=1) for n, unit in unit_of.items()}
 
 figure, ((lengths, overlaps), (first, others)) = plt.subplots(
     2, 2, figsize=(10, 7), layout="constrained"
@@ -137,24 +215,31 @@ phi = np.linspace(1e-3, np.pi - 1e-3, 500)
 def marginal(power):
     """The density of an angle between 0 and π that is proportional to sin^power."""
     density = np.sin(phi) ** power
-    return density / np.trapezoid(density, phi)
+    return density / np.sum(density * (phi[1] - phi[0]))
 
 
-for n, colour in zip(SIZES, LINES, strict=False):
-    x, style = gaussian[n], {"color": colour, "label": f"n = {n}"}
+def describe(axes, title="", x="", y=""):
+    """Title, axis labels, a light grid."""
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+for i, n in enumerate(SIZES):
+    style = {"color": f"C{i}", "label": f"n = {n}"}
     outline = {"histtype": "step", "density": True, "linewidth": 1.5} | style
-    lengths.hist(coordinates.radius(x) / n**0.5, bins=np.linspace(0, 2.5, 126), **outline)
-    unit = coordinates.project(x, 1.0)
-    cosine = jnp.sum(unit[::2] * unit[1::2], axis=1)
-    overlaps.hist(cosine, bins=np.linspace(-1, 1, 81), **outline)
+    lengths.hist(lengths_of[n] / n**0.5, bins=np.linspace(0, 2.5, 126), **outline)
+    overlaps.hist(cosines_of[n], bins=np.linspace(-1, 1, 81), **outline)
     if n > 2:  # its only angle is the last one, a full turn
         first.plot(phi, marginal(n - 2), **style)
     if n == 32:  # what the samples themselves say, for one n
-        _, angles = coordinates.to_spherical(x)
-        bars = {"bins": 60, "density": True, "color": colour, "alpha": 0.4}
-        first.hist(angles[:, 0], **bars, label="n = 32, samples")
-for k, colour in zip((1, 64, 112, 124, 126), LINES, strict=False):
-    others.plot(phi, marginal(127 - k), color=colour, label=f"k = {k}, power {127 - k}")
+        bars = {"bins": 60, "density": True, "color": f"C{i}", "alpha": 0.4}
+        first.hist(np.arccos(unit_of[n][:, 0]), **bars, label="n = 32, samples")
+for i, k in enumerate((1, 64, 112, 124, 126)):
+    others.plot(phi, marginal(127 - k), color=f"C{i}", label=f"k = {k}, power {127 - k}")
 describe(lengths, "Length", "‖x‖ / √n", "density")
 describe(overlaps, "Almost-orthogonality", "cosine between two samples", "density")
 describe(first, "First angle: power n − 2 of the sine", "φ₁, radians", "density")
@@ -170,9 +255,7 @@ plt.show()
 # %%
 print("   n   ‖x‖ / √n         cosine of two samples   area within 60° of a pole")
 for n in SIZES:
-    x, unit = gaussian[n], coordinates.project(gaussian[n], 1.0)
-    length = coordinates.radius(x) / n**0.5
-    cosine = jnp.sum(unit[::2] * unit[1::2], axis=1)
+    length, cosine = lengths_of[n] / n**0.5, cosines_of[n]
     # The cap's share is half of a regularised incomplete beta function of sin² 60°.
     cap = 0.5 * betainc((n - 1) / 2, 0.5, np.sin(np.pi / 3) ** 2)
     print(
@@ -180,8 +263,12 @@ for n in SIZES:
         f"{cosine.std():.3f}         {cap:.2g}"
     )
 
+# %%
+if not AVAILABLE:
+    raise SystemExit("the rest needs hsjax: set REPOSITORY or SOURCE in part 1")
+
 # %% [markdown]
-# ## 3. The coordinates at work
+# ## 4. The coordinates at work
 #
 # $x_k = r \sin\varphi_1 \cdots \sin\varphi_{k-1} \cos\varphi_k$. At $n = 3$ this is the globe with
 # axis 1 as its north pole: $\varphi_1$ is the distance from the pole, $\varphi_2$ the longitude.
@@ -295,7 +382,7 @@ for n in (4, 128, 100_000):  # 4: a 3-sphere
     print(f"{n:>9,}  {angles.shape[-1]:>7,}  {error.max():.1e}")
 
 # %% [markdown]
-# ## 4. Train two VAEs side by side
+# ## 5. Train two VAEs side by side
 #
 # `configs/digits_standard.py` and `configs/digits_compressed.py`: the same small ResNet with
 # $n = 32$ on the 8×8 digits of scikit-learn, once with the Kullback-Leibler divergence (1), once
@@ -312,7 +399,7 @@ images = jnp.asarray(digits.train_images)
 
 def prepare(name):
     """A run of configs/NAME.py that has not begun."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"hsjax.configs.{name}").get_config()
     config.train.epochs = EPOCHS
     config.evaluate.metrics = ("frechet", "knn", "latents")
     if SHORT:
@@ -381,7 +468,7 @@ for name, run in runs.items():
     print(f"{name}: mse {run.rows[-1]['mse']:.3f}, {1e3 * run.step:.2f} ms a step (median)")
 
 # %% [markdown]
-# ## 5. Look at the latents
+# ## 6. Look at the latents
 #
 # `evaluation.evaluate` embeds the data, measures, samples and decodes. Samplers are fitted to the
 # means of the training images. The distance is the Fréchet distance between the features of a
@@ -480,7 +567,7 @@ for name, run in runs.items():
     plt.show()
 
 # %% [markdown]
-# ## 6. What the objective costs
+# ## 7. What the objective costs
 #
 # Value and gradient of the regulariser alone, at batch 200: the plain divergence (1); the spherical
 # objective as `hsjax.losses` computes it, with a running sum and a derivative in closed form, O(n);
@@ -490,6 +577,9 @@ for name, run in runs.items():
 
 # %%
 BATCH, ROUNDS = 200, 3 if SHORT else 9
+if checkout:
+    from benchmarks import measure
+    from benchmarks.objective import objective
 
 
 def timed(n, forms):
@@ -512,25 +602,33 @@ def timed(n, forms):
     return {name: 1e3 * float(np.median(row)) for name, row in seconds.items()}
 
 
-sizes = (32, 64) if SHORT else (32, 64, 128, 256)
-in_turns = {"plain KLD": None, "spherical, O(n)": statistics.coordinate_moments}
-times = {n: timed(n, in_turns) for n in sizes}
-for n in sizes:
-    times[n] |= timed(n, {"spherical, n × n mask": measure.masked_statistics})
-print(f"{'n':>4}" + "".join(f"{name + ', ms':>27}" for name in times[sizes[0]]))
-for n, row in times.items():
-    print(f"{n:>4}" + "".join(f"{value:>27.3f}" for value in row.values()))
-print(f"a whole training step of part 4 (n = 32, batch 100): {1e3 * runs['standard'].step:.2f} ms")
+def compare_costs(sizes):
+    """Print and draw the times at these n."""
+    in_turns = {"plain KLD": None, "spherical, O(n)": statistics.coordinate_moments}
+    times = {n: timed(n, in_turns) for n in sizes}
+    for n in sizes:
+        times[n] |= timed(n, {"spherical, n × n mask": measure.masked_statistics})
+    print(f"{'n':>4}" + "".join(f"{name + ', ms':>27}" for name in times[sizes[0]]))
+    for n, row in times.items():
+        print(f"{n:>4}" + "".join(f"{value:>27.3f}" for value in row.values()))
+    step = 1e3 * runs["standard"].step
+    print(f"a whole training step of part 5 (n = 32, batch 100): {step:.2f} ms")
 
-figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-for name, colour in zip(times[sizes[0]], (BLUE, RED, ORANGE), strict=True):
-    axes.plot(sizes, [times[n][name] for n in sizes], "o-", color=colour, label=name)
-axes.set_xscale("log", base=2)
-axes.set_xticks(sizes, sizes)
-axes.set_yscale("log")
-describe(axes, f"Value and gradient, batch {BATCH}", "n", "milliseconds")
-axes.legend(fontsize=9, frameon=False)
-plt.show()
+    _, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, colour in zip(times[sizes[0]], (BLUE, RED, ORANGE), strict=True):
+        axes.plot(sizes, [times[n][name] for n in sizes], "o-", color=colour, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, sizes)
+    axes.set_yscale("log")
+    describe(axes, f"Value and gradient, batch {BATCH}", "n", "milliseconds")
+    axes.legend(fontsize=9, frameon=False)
+    plt.show()
+
+
+if checkout:
+    compare_costs((32, 64) if SHORT else (32, 64, 128, 256))
+else:
+    print("benchmarks/ comes with a clone: this part is left out")
 
 # %% [markdown]
 # How to read them: what counts is the difference to the plain divergence beside a whole training
@@ -540,7 +638,7 @@ plt.show()
 # [docs/performance.md](../docs/performance.md) has a table.
 
 # %% [markdown]
-# ## 7. Drop the loss into a model of your own
+# ## 8. Drop the loss into a model of your own
 #
 # Three lines of hsjax, marked below: project $z$ before the decoder, take the terms, add them up.
 # First a plain VAE of one hidden layer on either side, in Flax NNX.
@@ -668,16 +766,16 @@ for epoch in range(1, last + 1):
         told(epoch, terms)
 
 # %% [markdown]
-# ## 8. Where to go next
+# ## 9. Where to go next
 #
 # - A whole run, with checkpoints, TensorBoard files and the pictures above:
-#   `python main.py --config=configs/digits_compressed.py`; the README lists the configs for MNIST
-#   and CIFAR10.
-# - Whether compression generates better, at equal reconstruction error:
-#   `python -m hsjax.sweep --quick`, and [docs/results.md](../docs/results.md).
+#   `hsjax train --config=digits_compressed`. Other data and methods: [train, judge,
+#   compare](../docs/training.md).
+# - Which latent space to use: the [leaderboard](../docs/leaderboard.md). Whether the paper's claims
+#   hold: [results](../docs/results.md).
 # - What it costs on your accelerator: `python -m benchmarks.overhead`, and
 #   [docs/performance.md](../docs/performance.md).
-# - Every field of a config: [configs/default.py](../configs/default.py).
+# - Every field of a config: `hsjax fields`.
 # - The code, mathematics first: [coordinates.py](../hsjax/coordinates.py), then
 #   [losses.py](../hsjax/losses.py), [models.py](../hsjax/models.py) and
 #   [training.py](../hsjax/training.py).

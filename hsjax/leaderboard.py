@@ -1,0 +1,516 @@
+"""Which method, under which sampler? Pages and figures from the lines of finished sweeps.
+
+    hsjax leaderboard docs/results/matrix_*.jsonl --out=docs/leaderboard.md
+
+The lines are those of `hsjax sweep`. On each data set, strengths and fitted
+samplers are chosen on the validation images, if some lines are of those (--judge
+evaluate.split=validation). What is shown is of the test images. Text above the
+first generated line of the page is kept.
+"""
+
+import argparse
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hsjax import settings, sweep
+from hsjax.cli import CONFIGS
+from hsjax.config import flattened
+from hsjax.errors import UserError
+from hsjax.figures import (
+    HALO,
+    LINES,
+    Line2D,
+    describe,
+    log_x,
+    log_y,
+    new_figure,
+    own_settings,
+    save,
+)
+from hsjax.methods import METHODS
+from hsjax.samplers import SAMPLERS
+from hsjax.terminal import command, tell
+
+GENERATED = "<!-- What follows was written by `hsjax leaderboard`. -->"
+TITLES = {"cifar10": "CIFAR10 (JPEG re-encoded)", "mnist": "MNIST", "digits": "Digits"}
+UNFITTED = ("own", "prior", "uniform_sphere")
+WITHOUT_STRENGTH = ("autoencoder", "sphere_ae")
+FAMILIES = {
+    "Gaussian posterior": ("standard", "standard_projected", "cartesian"),
+    "hyperspherical": ("spherical",),
+    "point": ("autoencoder", "rae", "swae", "wae"),
+    "on the sphere": ("sphere_ae", "svae", "spherical_swae", "sphere_encoder"),
+    "learned prior or codes": ("mixture", "vampprior", "vqvae"),
+}
+OF_RUNS = {"mse_sum": "MSE (μ)", "knn_accuracy": "k-NN"}
+OF_SAMPLES = {
+    "to_test": "FD",
+    "to_reconstructions": "self-FD",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "nearest_is_training": "memory",
+}
+
+
+class Entry(NamedTuple):
+    """A kind of model at one strength: what its runs were judged by, by seed."""
+
+    kind: str
+    strength: float
+    runs: dict[int, dict]
+
+    def __str__(self):
+        return self.kind if self.kind in WITHOUT_STRENGTH else f"{self.kind} {self.strength:g}"
+
+    @property
+    def samplers(self) -> list[str]:
+        """Those that every run was judged under, in the library's order."""
+        there = [run["generation"][0]["samplers"] for run in self.runs.values()]
+        return [name for name in SAMPLERS if all(name in some for some in there)]
+
+
+class Line(NamedTuple):
+    """An entry, and the sampler that it is shown under."""
+
+    entry: Entry
+    sampler: str
+
+    def __str__(self):
+        return f"{self.entry}, {self.sampler}"
+
+    def of(self, key: str) -> list[float]:
+        """A number of each run, or of its samples: then the mean over the feature networks."""
+        runs = self.entry.runs.values()
+        if key in OF_RUNS:
+            return [run.get(key, np.nan) for run in runs]
+        judged = ([one["samplers"][self.sampler] for one in run["generation"]] for run in runs)
+        return [float(np.mean([found.get(key, np.nan) for found in some])) for some in judged]
+
+    def mean(self, key: str = "to_test") -> float:
+        """The mean of these over the seeds."""
+        return float(np.mean(self.of(key)))
+
+
+class Board(NamedTuple):
+    """What was trained alike on one data set."""
+
+    name: str
+    config: dict  # of one of the runs
+    device: str
+    tested: list[Entry]  # all strengths, judged on test images
+    held_out: list[Entry]  # the same, judged on validation images
+
+
+def boards(rows: list[dict]) -> list[Board]:
+    """The rows by what was trained alike: data, n, network, epochs and batch size.
+
+    Rows that diverged, whose samples weren't judged, or that were judged with batch statistics are
+    left out. Rows of one run under different samplers are joined.
+
+    Raises:
+      UserError: no row is left.
+    """
+    groups: dict[tuple, tuple[dict, dict[str, dict[tuple[str, float], dict]]]] = {}
+    for row in rows:
+        numbers, config = row.get("numbers", {}), row["config"]
+        if not numbers.get("generation") or numbers.get("batch_norm", "running") != "running":
+            continue
+        model, train, name = config["model"], config["train"], Path(config["data"]["name"]).stem
+        alike = name, row["n"], str(model["stages"]), train["epochs"], train["batch_size"]
+        splits = groups.setdefault(alike, (row, {"test": {}, "validation": {}}))[1]
+        runs = splits[numbers.get("split", "test")].setdefault((row["kind"], row["strength"]), {})
+        if row["seed"] not in runs:
+            runs[row["seed"]] = numbers | {"config": config}
+            continue
+        for known, new in zip(runs[row["seed"]]["generation"], numbers["generation"], strict=True):
+            known["samplers"] = new["samplers"] | known["samplers"]
+    if not groups:
+        raise UserError("no finished run whose samples were judged with running statistics")
+    return [
+        Board(
+            alike[0],
+            row["config"],
+            row["device"],
+            *(
+                [Entry(*key, runs) for key, runs in splits[s].items()]
+                for s in ("test", "validation")
+            ),
+        )
+        for alike, (row, splits) in groups.items()
+    ]
+
+
+def nearest(entry: Entry, among: Callable[[str], bool]) -> Line:
+    """The entry under the one of these samplers that is nearest to the images.
+
+    Raises:
+      UserError: it was judged under none of these.
+    """
+    lines = [Line(entry, sampler) for sampler in entry.samplers if among(sampler)]
+    if not lines:
+        raise UserError(f"{entry}: judge it under own and a fitted sampler (evaluate.samplers)")
+    return min(lines, key=Line.mean)
+
+
+def own(sampler: str) -> bool:
+    """Whether it is the method's own prior, which needs no fit after training."""
+    return sampler == "own"
+
+
+def fitted(sampler: str) -> bool:
+    """Whether it is fitted to the embeddings, after training."""
+    return sampler not in UNFITTED
+
+
+def choices(board: Board, among: Callable[[str], bool]) -> list[Line]:
+    """Of each kind the strength and the one of these samplers that are nearest."""
+    chosen = []
+    for kind in dict.fromkeys(entry.kind for entry in board.tested):
+        tested = {entry.strength: entry for entry in board.tested if entry.kind == kind}
+        judged = [e for e in board.held_out if e.kind == kind and e.strength in tested]
+        best = min((nearest(e, among) for e in judged or tested.values()), key=Line.mean)
+        chosen.append(best._replace(entry=tested[best.entry.strength]))
+    return chosen
+
+
+def spread(values: Iterable[list[float]]) -> float:
+    """The deviation over seeds as a share of the mean, pooled; 0 if there is one seed of each."""
+    shares = [np.std(v, ddof=1) / np.mean(v) for v in values if len(v) > 1]
+    return float(np.sqrt(np.mean(np.square(shares)))) if shares else 0.0
+
+
+def places(values: list[list[float]], *, least: bool = True) -> list[int]:
+    """The place of each, from its numbers over seeds: 1 and how many are better beyond noise.
+
+    One is better if it differs by more than twice the standard error of the difference, with the
+    pooled `spread` over seeds for all. Where that is 0, every difference counts.
+    """
+    means = np.array([np.mean(v) for v in values])
+    errors = spread(values) * np.abs(means) / np.sqrt([len(v) for v in values])
+    worse = (means[:, None] - means[None]) * (1 if least else -1)
+    better = worse > 2 * np.hypot(errors[:, None], errors[None])
+    return [1 + int(count) for count in better.sum(axis=1)]
+
+
+def over_standard(board: Board, line: Line, sampler: str) -> float:
+    """The distance over that of `standard` under its sampler at the same error, or NaN.
+
+    That is by straight lines between its strengths. An error beyond these has none.
+    """
+    twins = [Line(e, sampler) for e in board.tested if e.kind == "standard"]
+    front = sorted((t.mean("mse_sum"), t.mean()) for t in twins if sampler in t.entry.samplers)
+    error = line.mean("mse_sum")
+    if not front or not front[0][0] <= error <= front[-1][0]:
+        return np.nan
+    errors, distances = np.array(front).T
+    return line.mean() / float(np.interp(error, errors, distances))
+
+
+def train_command(kind: str, config: dict) -> str:
+    """The command that trains a run of this config, as in a row."""
+    for name in ("digits", "mnist", "cifar", "celeba", "default"):
+        start = sweep.base(f"{CONFIGS}/{name}.py", kind)
+        if start.data.name == config["data"]["name"]:
+            break
+    there, flags = flattened(sweep.identity(start)), []
+    for field, value in flattened(config).items():
+        trained = not field.startswith(("sample.", "evaluate.", "train.checkpoints_kept"))
+        if trained and there.get(field) != value:
+            text = f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
+            flags.append(f"'{text}'" if "(" in text else text)
+    return " ".join([f"hsjax train --config={name}:{kind}", *flags])
+
+
+def number(values: list[float]) -> str:
+    """The mean, and ± the deviation if there are several; nothing if one isn't finite."""
+    if not np.isfinite(values).all():
+        return ""
+    bar = f" ± {np.std(values, ddof=1):.1g}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3g}{bar}"
+
+
+def markdown(heads: list[str], rows: Iterable[list[str]]) -> str:
+    """A table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def first(values: dict[str, list[float]], *, least: bool = True) -> str:
+    """Who is in the first place, with its number, and who is level with it."""
+    values = {name: v for name, v in values.items() if np.isfinite(v).all()}
+    if not values:
+        return ""
+    order = sorted(values, key=lambda name: np.mean(values[name]), reverse=not least)
+    ranks = places([values[name] for name in order], least=least)
+    names = [f"`{name}`" for name, rank in zip(order, ranks, strict=True) if rank == 1]
+    ties = f"; level with it: {', '.join(names[1:])}" if names[1:] else ""
+    return f"{names[0]} ({number(values[order[0]])}){ties}"
+
+
+def wishes(lines: list[Line], unfitted: list[Line]) -> str:
+    """Who is first at what: a table."""
+
+    def learned(line):
+        prior = METHODS[settings.find(line.entry.kind).method].prior
+        return "variables" in inspect.signature(prior).parameters
+
+    def of(key, some):
+        return {str(line.entry): line.of(key) for line in some}
+
+    fixed = [line for line in unfitted if not learned(line)]
+    rows = {
+        "lowest reconstruction error, MSE (μ)": first(of("mse_sum", lines)),
+        "nearest samples of a fixed prior, FD": first(of("to_test", fixed)),
+        "nearest samples without a fit, learned priors too": first(of("to_test", unfitted)),
+        "nearest samples of a fitted law": first({str(x): x.of("to_test") for x in lines}),
+        "classes apart, k-NN accuracy": first(of("knn_accuracy", lines), least=False),
+    }
+    return markdown(["wish", "first"], map(list, rows.items()))
+
+
+def ranking(board: Board, lines: list[Line], reference: str, costs: dict[str, float]) -> str:
+    """All lines, the nearest first, with what else is known of their samples: a table."""
+    lines = sorted(lines, key=Line.mean)
+    ranks = places([line.of("to_test") for line in lines])
+    heads = ["place", "method, strength", "sampler", "seeds", *OF_RUNS.values()]
+    heads += [*OF_SAMPLES.values(), "FD / standard", "step"]
+    rows = []
+    for line, rank in zip(lines, ranks, strict=True):
+        cost = costs.get(settings.find(line.entry.kind).method, np.nan)
+        ratio = over_standard(board, line, reference)
+        rows.append(
+            [
+                f"{rank}{'=' * (ranks.count(rank) > 1)}",
+                f"[`{line.entry}`]({_page(board)}#{line.entry.kind})",
+                f"`{line.sampler}`",
+                str(len(line.entry.runs)),
+                *(number(line.of(key)) for key in [*OF_RUNS, *OF_SAMPLES]),
+                f"{ratio:.2f}" if np.isfinite(ratio) else "",
+                f"{cost:.2f}" if np.isfinite(cost) else "",
+            ]
+        )
+    return markdown(heads, rows)
+
+
+def matrix(board: Board, lines: list[Line]) -> str:
+    """Methods by samplers: FD, and in each cell a link to its commands."""
+    names = [s for s in SAMPLERS if any(s in line.entry.samplers for line in lines)]
+    rows = []
+    for line in sorted(lines, key=Line.mean):
+        cells = [Line(line.entry, s) if s in line.entry.samplers else None for s in names]
+        link = f"{_page(board)}#{line.entry.kind}"
+        rows.append([f"`{line.entry}`"])
+        rows[-1] += [f"[{cell.mean():.3g}]({link})" if cell else "" for cell in cells]
+    return markdown(["", *(f"`{name}`" for name in names)], rows)
+
+
+def _page(board: Board) -> str:
+    return f"leaderboard/{board.name}.md"
+
+
+def details(board: Board, lines: list[Line]) -> str:
+    """The second page of a data set: of each method the command, and all of its runs."""
+    title = TITLES.get(board.name, board.name)
+    parts = [
+        f"# {title}: commands and runs",
+        f"{GENERATED}\n\nAll runs behind the [leaderboard](../leaderboard.md): FD to the test "
+        "images by sampler, for every strength and seed.",
+    ]
+    for line in sorted(lines, key=lambda line: line.entry.kind):
+        kind, run = line.entry.kind, next(iter(line.entry.runs.values()))
+        workdir = f"runs/leaderboard/{board.name}_{kind}"
+        entries = sorted((e for e in board.tested if e.kind == kind), key=lambda e: e.strength)
+        names = [s for s in SAMPLERS if any(s in e.samplers for e in entries)]
+        rows = [
+            [
+                f"{entry.strength:g}",
+                str(seed),
+                *(f"{one.get(key, np.nan):.3g}" for key in OF_RUNS),
+                *(f"{alone.mean():.3g}" if alone else "" for alone in cells),
+            ]
+            for entry in entries
+            for seed, one in sorted(entry.runs.items())
+            for single in [Entry(kind, entry.strength, {seed: one})]
+            for cells in [[Line(single, s) if s in single.samplers else None for s in names]]
+        ]
+        parts += [
+            f"## {kind}",
+            f"```sh\n{train_command(kind, run['config'])} \\\n    --workdir={workdir}\n"
+            f"hsjax sample --workdir={workdir} --sampler={line.sampler} --out=samples.png\n```",
+            markdown(["strength", "seed", *OF_RUNS.values(), *(f"`{n}`" for n in names)], rows),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+@own_settings()
+def heat_map(path: Path, board: Board, lines: list[Line], footer: str) -> None:
+    """Methods by samplers: the distances as colours and numbers."""
+    lines = sorted(lines, key=Line.mean)
+    names = [s for s in SAMPLERS if any(s in line.entry.samplers for line in lines)]
+    values = np.full((len(lines), len(names)), np.nan)
+    for i, line in enumerate(lines):
+        for j, name in enumerate(names):
+            if name in line.entry.samplers:
+                values[i, j] = Line(line.entry, name).mean()
+    figure, body = new_figure(0.9 + 0.27 * len(lines), footer)
+    axes = body.subplots()
+    colours = np.log10(values)
+    axes.imshow(colours, cmap="viridis_r", aspect="auto")
+    middle = np.nanmean([np.nanmin(colours), np.nanmax(colours)])
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            dark = colours[i, j] > middle
+            text = {"color": "white" if dark else "black", "fontsize": 8}
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", **text)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(lines)), [str(line.entry) for line in lines])
+    axes.tick_params(
+        length=0, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False
+    )
+    axes.spines[:].set_visible(False)
+    save(figure, path)
+
+
+@own_settings()
+def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: str) -> None:
+    """Error against distance of all strengths: own samples, and each line's fitted sampler.
+
+    What no other entry beats in both is named.
+    """
+    chosen = {line.entry.kind: line.sampler for line in lines}
+    shown = {
+        "own samples, no fit": [Line(entry, "own") for entry in board.tested],
+        "samples of the best fitted law": [Line(e, chosen[e.kind]) for e in board.tested],
+    }
+    names = {method: name for name, methods in FAMILIES.items() for method in methods}
+    families = {e.kind: names.get(settings.find(e.kind).method, "others") for e in board.tested}
+    colours = dict(zip([*FAMILIES, "others"], LINES, strict=False))
+    note = "lower left is better; lines join strengths; large: no other is better in both"
+    figure, body = new_figure(8.2, f"{note}\n{footer}")
+    body, strip = body.subfigures(2, 1, height_ratios=(8.0, 0.2))
+    for axes, (title, some) in zip(body.subplots(2, 1), shown.items(), strict=True):
+        points = [(x.mean("mse_sum"), x.mean(), x.entry) for x in some]
+        points.sort(key=lambda at: at[:2])
+        for kind, family in families.items():
+            curve = [at for *at, entry in points if entry.kind == kind]
+            style = {"color": colours[family], "linewidth": 0.8, "markersize": 4}
+            axes.plot(*zip(*curve, strict=True), "o-", **style)
+            look = {"fontsize": 7, "path_effects": HALO, "textcoords": "offset points"}
+            look |= {"color": colours[family]}
+            axes.annotate(kind, curve[-1], (5, 0), va="center", **look)
+        best = np.inf
+        for error, value, entry in points:
+            if value < best:
+                best = value
+                axes.plot(error, value, "o", color=colours[families[entry.kind]], markersize=8)
+                look = {"fontsize": 8, "path_effects": HALO, "textcoords": "offset points"}
+                axes.annotate(str(entry), (error, value), (0, -13), ha="center", **look)
+        describe(axes, title, y=distance)
+        log_x(axes, [error for error, _, _ in points])
+        log_y(axes, [value for _, value, _ in points])
+        axes.margins(0.08)
+    body.supxlabel("reconstruction error, MSE (μ), sum over an image's values", fontsize=10)
+    handles = [
+        Line2D([], [], marker="o", color=colours[f], label=f)
+        for f in colours
+        if f in families.values()
+    ]
+    strip.legend(handles=handles, loc="center", ncols=len(handles), fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def about(board: Board) -> tuple[str, str]:
+    """How the runs were trained and judged, in words, and the name of the distance."""
+    config = board.config
+    one = next(iter(board.tested[0].runs.values()))
+    seeds = sorted({seed for entry in board.tested for seed in entry.runs})
+    count = sum(len(entry.runs) for entry in board.tested)
+    networks = len(one["generation"])
+    distance = one["generation"][0]["distance"]
+    words = (
+        f"Latents of {config['model']['latent_dim']}, stages {tuple(config['model']['stages'])}, "
+        f"{config['train']['epochs']} epochs, batches of {config['train']['batch_size']}; "
+        f"{count} runs, seeds {', '.join(map(str, seeds))}; {distance}, {networks} feature "
+        f"network{'s' * (networks > 1)}, {one['sample_count']} samples; BatchNorm: running "
+        f"statistics; strengths and fitted samplers chosen on "
+        f"{'validation' if board.held_out else 'the same test'} images; {board.device}"
+    )
+    return words, distance
+
+
+def section(board: Board, images: Path, costs: dict[str, float]) -> str:
+    """What the page says of a data set; draws its figures."""
+    words, distance = about(board)
+    title = TITLES.get(board.name, board.name)
+    lines, unfitted = choices(board, fitted), choices(board, own)
+    reference = {line.entry.kind: line.sampler for line in lines}.get("standard", "")
+    front, heat = (images / f"leaderboard_{board.name}{kind}.png" for kind in ("_fronts", ""))
+    fronts(front, board, lines, f"{title}; {words}", distance)
+    heat_map(heat, board, lines, f"{title}; {words}")
+    noise = [100 * spread(line.of("to_test") for line in some) for some in (unfitted, lines)]
+    said = (
+        f"From seed to seed a distance moves by {noise[0]:.0f} % (own), {noise[1]:.0f} % (fitted)."
+        if any(noise)
+        else "There is one seed of each, so near places may be noise."
+    )
+    return "\n\n".join(
+        [
+            f"## {title}",
+            f"{words}. {said}",
+            wishes(lines, unfitted),
+            f"![Reconstruction error against distance](images/{front.name})",
+            "### Samples of a fitted law",
+            ranking(board, lines, reference, costs),
+            "### Samples without a fit",
+            ranking(board, unfitted, "own", costs),
+            "### Every sampler",
+            f"![Methods by samplers](images/{heat.name})",
+            matrix(board, lines),
+        ]
+    )
+
+
+@command
+def main() -> None:
+    """Read the lines, write the pages and figures."""
+    parser = argparse.ArgumentParser(
+        prog="hsjax leaderboard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="lines of sweeps")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("leaderboard.md"),
+        metavar="FILE",
+        help="the page; figures go to images/ beside it, a page of each data set to leaderboard/ "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--costs", type=Path, metavar="FILE", help="what `python -m benchmarks.methods` wrote"
+    )
+    arguments = parser.parse_args()
+    for path in arguments.files:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    found, out = boards(sweep.read(arguments.files)), arguments.out
+    costs = {}
+    if arguments.costs:
+        rows = json.loads(arguments.costs.read_text())["rows"]
+        costs = {row["kind"]: row["over_standard"]["median"] for row in rows}
+    images, pages = out.parent / "images", out.parent / "leaderboard"
+    pages.mkdir(parents=True, exist_ok=True)
+    kept = out.read_text().partition(GENERATED)[0] if out.exists() else "# Leaderboard\n\n"
+    parts = [section(board, images, costs) for board in found]
+    out.write_text("\n\n".join([kept.rstrip(), GENERATED, *parts]) + "\n")
+    for board in found:
+        (pages / f"{board.name}.md").write_text(details(board, choices(board, fitted)))
+    tell(f"{out}: {', '.join(board.name for board in found)}")
