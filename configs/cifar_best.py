@@ -1,4 +1,4 @@
-"""What came nearest to the test images on MNIST, for CIFAR10: docs/results.md has the caveats.
+"""What came nearest to the test images on MNIST, for CIFAR10: docs/studies.md has the caveats.
 
 The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
 targets, and a larger weight of the angles. For CIFAR10 it is a lead, not a result.

@@ -107,7 +107,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     evaluate.split = "test"
     evaluate.checkpoint = "newest"  # the one that is judged, or the "best", see train.keep_best
     # Factor on every latent before it is decoded, after any projection: above 1 the images gain
-    # contrast, which any comparison of models should allow both sides (docs/results.md).
+    # contrast, which any comparison of models should allow both sides (docs/studies.md).
     evaluate.latent_scale = 1.0
     # All samplers that are compared, besides sample.sampler.
     evaluate.samplers = (

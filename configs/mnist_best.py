@@ -1,11 +1,11 @@
 """The angles' best on MNIST: nearer to the test images than a standard VAE at equal error.
 
 The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
-targets, and a larger weight of the angles. Simpler models do as well: docs/results.md.
+targets, and a larger weight of the angles. Simpler models do as well: docs/studies.md.
 
 Command: python main.py --config=configs/mnist_best.py
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
-Results: docs/results.md has three seeds of a narrower network after four epochs.
+Results: docs/studies.md has three seeds of a narrower network after four epochs.
 A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 """
 
