@@ -20,7 +20,7 @@ SETTINGS = cifar.SETTINGS | {
 
 
 def get_config(name: str = "standard") -> ConfigDict:
-    config = default.get_config(name)
+    config = default.fields(name)
     config.data.name = "celeb_a"
     config.data.flip = True
     config.data.crop = 148  # the face, as is usual

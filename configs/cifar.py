@@ -24,7 +24,7 @@ SETTINGS = mnist.SETTINGS | {
 
 
 def get_config(name: str = "standard") -> ConfigDict:
-    config = default.get_config(name)
+    config = default.fields(name)
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.latent_dim = 200

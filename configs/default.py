@@ -10,6 +10,11 @@ from hsjax.config import method_fields
 
 
 def get_config(name: str = "standard") -> ConfigDict:
+    return settings.apply(fields(name), name, {})
+
+
+def fields(name: str) -> ConfigDict:
+    """All fields of a config with the method of this setting, for data to change."""
     config = ConfigDict()
     config.seed = 0  # of initial parameters, data order, flips, noise and samples
 

@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 def get_config(name: str = "standard") -> ConfigDict:
-    config = default.get_config(name)
+    config = default.fields(name)
     config.data.name = "digits"
     config.model.latent_dim = 32
     config.model.stages = (16, 32)

@@ -36,7 +36,7 @@ SETTINGS = {
 
 
 def get_config(name: str = "standard") -> ConfigDict:
-    config = default.get_config(name)
+    config = default.fields(name)
     config.data.name = "mnist"
     config.model.latent_dim = 128
     return settings.apply(config, name, SETTINGS)

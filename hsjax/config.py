@@ -56,6 +56,8 @@ def _string(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
+    if value is None:
+        return "say which images, such as --config.data.name=FOLDER/"
     if type(value) is str and not value.strip():
         return "it must not be empty"
     return _string(value)

@@ -4,26 +4,29 @@ import jax
 import numpy as np
 import pytest
 
-from configs import celeba, cifar, digits, mnist
+from configs import celeba, cifar, default, digits, images, mnist
 from hsjax import settings
 from hsjax.config import validate
 from hsjax.errors import UserError
 from hsjax.methods import METHODS
 
 DATA = {"digits": digits, "mnist": mnist, "cifar": cifar, "celeba": celeba}
+OTHERS = {"default": default, "images": images}
 
 
 @pytest.mark.parametrize("name", settings.all_settings())
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", [*DATA, *OTHERS])
 def test_every_setting_is_a_config_of_every_data_set(data, name):
-    config = DATA[data].get_config(name)
+    config = (DATA | OTHERS)[data].get_config(name)
+    if data == "images":
+        config.data.name = "faces/"  # as the command line does
     setting = settings.find(name)
     assert config.method.name == setting.method
     for field, value in setting.fields.items():
         group, own = field.split(".")
         assert config[group][own] == value or value is None
     if config.method.to_dict().get("std_angle_gain", 0.0) is None:
-        assert data == "digits"
+        assert data in ("digits", *OTHERS)
         with pytest.raises(UserError, match=r"std_angle_gain is not set: .*MNIST \(50000\)"):
             validate(config)
         config.method.std_angle_gain = 7.0  # as the command line would
