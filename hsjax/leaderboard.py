@@ -13,6 +13,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 import numpy as np
@@ -71,9 +72,13 @@ class Entry(NamedTuple):
 
     @property
     def samplers(self) -> list[str]:
-        """Those that every run was judged under, in the library's order."""
-        there = [run["generation"][0]["samplers"] for run in self.runs.values()]
-        return [name for name in SAMPLERS if all(name in some for some in there)]
+        """Those that one of the runs was judged under, in the library's order."""
+        there = {name for run in self.runs.values() for name in run["generation"][0]["samplers"]}
+        return [name for name in SAMPLERS if name in there]
+
+    def of_seed(self, seed: int) -> "Entry":
+        """The run of this seed alone."""
+        return self._replace(runs={seed: self.runs[seed]})
 
 
 class Line(NamedTuple):
@@ -90,8 +95,14 @@ class Line(NamedTuple):
         runs = self.entry.runs.values()
         if key in OF_RUNS:
             return [run.get(key, np.nan) for run in runs]
-        judged = ([one["samplers"][self.sampler] for one in run["generation"]] for run in runs)
-        return [float(np.mean([found.get(key, np.nan) for found in some])) for some in judged]
+        networks = [
+            [one["samplers"].get(self.sampler) for one in run["generation"]] for run in runs
+        ]
+        return [
+            float(np.mean([found.get(key, np.nan) for found in some]))
+            for some in networks
+            if some[0] is not None
+        ]
 
     def mean(self, key: str = "to_test") -> float:
         """The mean of these over the seeds."""
@@ -170,12 +181,17 @@ def fitted(sampler: str) -> bool:
 
 
 def choices(board: Board, among: Callable[[str], bool]) -> list[Line]:
-    """Of each kind the strength and the one of these samplers that are nearest."""
+    """Of each kind the strength and the one of these samplers that are nearest.
+
+    They are chosen on the first seed, which all strengths have, so that seeds which only the
+    chosen ones have don't change the choice.
+    """
     chosen = []
     for kind in dict.fromkeys(entry.kind for entry in board.tested):
         tested = {entry.strength: entry for entry in board.tested if entry.kind == kind}
         judged = [e for e in board.held_out if e.kind == kind and e.strength in tested]
-        best = min((nearest(e, among) for e in judged or tested.values()), key=Line.mean)
+        first_seeds = (entry.of_seed(min(entry.runs)) for entry in judged or tested.values())
+        best = min((nearest(entry, among) for entry in first_seeds), key=Line.mean)
         chosen.append(best._replace(entry=tested[best.entry.strength]))
     return chosen
 
@@ -232,7 +248,7 @@ def number(values: list[float]) -> str:
     """The mean, and ± the deviation if there are several; nothing if one isn't finite."""
     if not np.isfinite(values).all():
         return ""
-    bar = f" ± {np.std(values, ddof=1):.1g}" if len(values) > 1 else ""
+    bar = f" ± {float(f'{np.std(values, ddof=1):.1g}'):g}" if len(values) > 1 else ""
     return f"{np.mean(values):.3g}{bar}"
 
 
@@ -337,7 +353,7 @@ def details(board: Board, lines: list[Line]) -> str:
             ]
             for entry in entries
             for seed, one in sorted(entry.runs.items())
-            for single in [Entry(kind, entry.strength, {seed: one})]
+            for single in [entry.of_seed(seed)]
             for cells in [[Line(single, s) if s in single.samplers else None for s in names]]
         ]
         parts += [
@@ -382,7 +398,7 @@ def heat_map(path: Path, board: Board, lines: list[Line], footer: str) -> None:
 def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: str) -> None:
     """Error against distance of all strengths: own samples, and each line's fitted sampler.
 
-    What no other entry beats in both is named.
+    What no other entry beats in both has a number.
     """
     chosen = {line.entry.kind: line.sampler for line in lines}
     shown = {
@@ -392,27 +408,30 @@ def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: s
     names = {method: name for name, methods in FAMILIES.items() for method in methods}
     families = {e.kind: names.get(settings.find(e.kind).method, "others") for e in board.tested}
     colours = dict(zip([*FAMILIES, "others"], LINES, strict=False))
-    note = "lower left is better; lines join strengths; large: no other is better in both"
+    note = "lower left is better; lines join strengths"
     figure, body = new_figure(8.2, f"{note}\n{footer}")
     body, strip = body.subfigures(2, 1, height_ratios=(8.0, 0.2))
     for axes, (title, some) in zip(body.subplots(2, 1), shown.items(), strict=True):
-        points = [(x.mean("mse_sum"), x.mean(), x.entry) for x in some]
+        judged = [line for line in some if line.sampler in line.entry.samplers]
+        points = [(x.mean("mse_sum"), x.mean(), x.entry) for x in judged]
         points.sort(key=lambda at: at[:2])
-        for kind, family in families.items():
-            curve = [at for *at, entry in points if entry.kind == kind]
+        for kind in dict.fromkeys(entry.kind for *_, entry in points):
+            curve, family = [at for *at, entry in points if entry.kind == kind], families[kind]
             style = {"color": colours[family], "linewidth": 0.8, "markersize": 4}
             axes.plot(*zip(*curve, strict=True), "o-", **style)
             look = {"fontsize": 7, "path_effects": HALO, "textcoords": "offset points"}
             look |= {"color": colours[family]}
             axes.annotate(kind, curve[-1], (5, 0), va="center", **look)
-        best = np.inf
-        for error, value, entry in points:
-            if value < best:
-                best = value
-                axes.plot(error, value, "o", color=colours[families[entry.kind]], markersize=8)
-                look = {"fontsize": 8, "path_effects": HALO, "textcoords": "offset points"}
-                axes.annotate(str(entry), (error, value), (0, -13), ha="center", **look)
-        describe(axes, title, y=distance)
+        lows = np.minimum.accumulate([np.inf, *(value for _, value, _ in points)])
+        front = [point for point, low in zip(points, lows, strict=False) if point[1] < low]
+        for i, (error, value, entry) in enumerate(front, 1):
+            axes.plot(error, value, "o", color=colours[families[entry.kind]], markersize=11)
+            text = {"color": "white", "fontsize": 7, "weight": "bold"}
+            axes.text(error, value, f"{i}", ha="center", va="center_baseline", **text)
+        named = ", ".join(f"{i} {entry}" for i, (*_, entry) in enumerate(front, 1))
+        describe(
+            axes, "\n".join([title, *wrap(f"none is better in both: {named}", 100)]), y=distance
+        )
         log_x(axes, [error for error, _, _ in points])
         log_y(axes, [value for _, value, _ in points])
         axes.margins(0.08)
@@ -437,8 +456,9 @@ def about(board: Board) -> tuple[str, str]:
     words = (
         f"Latents of {config['model']['latent_dim']}, stages {tuple(config['model']['stages'])}, "
         f"{config['train']['epochs']} epochs, batches of {config['train']['batch_size']}; "
-        f"{count} runs, seeds {', '.join(map(str, seeds))}; {distance}, {networks} feature "
-        f"network{'s' * (networks > 1)}, {one['sample_count']} samples; BatchNorm: running "
+        f"{count} runs, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
+        f"{distance}, {networks} feature network{'s' * (networks > 1)}, "
+        f"{one['sample_count']} samples; BatchNorm: running "
         f"statistics; strengths and fitted samplers chosen on "
         f"{'validation' if board.held_out else 'the same test'} images; {board.device}"
     )

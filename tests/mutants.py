@@ -56,6 +56,41 @@ test_together.py::test_stopped_they_all_go_on_and_one_that_is_behind_catches_up
 - by_step.setdefault(int(member.state.step), []).append(i)
 + by_step.setdefault(0, []).append(i)
 
+leaderboard.py: chosen on test images
+test_leaderboard.py::test_strengths_and_samplers_are_chosen_on_validation_images
+- for entry in judged or tested.values())
++ for entry in tested.values())
+
+leaderboard.py: chosen over all seeds
+test_leaderboard.py::test_strengths_and_samplers_are_chosen_on_validation_images
+- first_seeds = (entry.of_seed(min(entry.runs)) for
++ first_seeds = (entry for
+
+leaderboard.py: batch statistics beside running ones
+test_leaderboard.py::test_runs_are_joined_by_what_was_trained_alike
+- numbers.get("batch_norm", "running") != "running"
++ False
+
+leaderboard.py: a tie by one seed's error
+test_leaderboard.py::test_places_are_shared_within_the_spread_over_seeds
+- np.abs(means) / np.sqrt([len(v) for v in values])
++ np.abs(means)
+
+leaderboard.py: not at equal error
+test_leaderboard.py::test_the_ratio_is_at_equal_error
+- float(np.interp(error, errors, distances))
++ float(distances.min())
+
+leaderboard.py: a learned prior among the fixed ones
+test_leaderboard.py::test_the_pages_are_whole
+- fixed = [line for line in unfitted if not learned(line)]
++ fixed = unfitted
+
+leaderboard.py: a command without what differs
+test_leaderboard.py::test_a_command_trains_the_run_that_it_stands_beside
+- if trained and there.get(field) != value:
++ if trained and field in there and there[field] < value:
+
 sweep.py: other programs in one group
 test_together.py::test_groups_hold_what_shares_a_program
 - if entry[0] == alike and name not in names
