@@ -86,6 +86,9 @@ def test_places_are_shared_within_the_spread_over_seeds():
     assert leaderboard.places(values) == [1, 1, 1, 4]
     assert leaderboard.places(values, least=False) == [2, 2, 2, 1]
     assert leaderboard.places([[3.0], [1.0], [2.0]]) == [3, 1, 2]  # one seed: every difference
+    pair = [10.0, 12.0], [12.0, 14.0]
+    assert leaderboard.places(list(pair)) == [1, 1]
+    assert leaderboard.places([8 * values for values in pair]) == [1, 2]  # more seeds say more
     assert leaderboard.spread([[3.0], [1.0]]) == 0.0
 
 
