@@ -1,6 +1,6 @@
-"""CelebA at 64x64, n = 200, with any method: --config=configs/celeba.py:METHOD.
+"""CelebA at 64x64, n = 200, with any method: --config=celeba:METHOD.
 
-Command: python main.py --config=configs/celeba.py:rae
+Command: hsjax train --config=celeba:rae
 Run time: not measured on CelebA; it is meant for an accelerator. See celeba_standard.py for the
   data; a folder of own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
 """

@@ -1,6 +1,6 @@
 """The compressed VAE on CelebA at 64x64, n = 200: larger images than the paper's.
 
-Command: python main.py --config=configs/celeba_compressed.py
+Command: hsjax train --config=celeba_compressed
 Run time: not measured on CelebA; it is meant for an accelerator. See celeba_standard.py for the
   data; a folder of own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
 """

@@ -1,6 +1,6 @@
 """The standard VAE on CelebA at 64x64, n = 200: larger images than the paper's.
 
-Command: python main.py --config=configs/celeba_standard.py
+Command: hsjax train --config=celeba_standard
 Run time: not measured on CelebA; it is meant for an accelerator. The first start decodes the
   set's 180,000 images, which later starts find decoded.
 The set has no labels, so images are judged over random weights, FD[random-conv], unless

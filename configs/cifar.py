@@ -1,6 +1,6 @@
-"""CIFAR10, n = 200, with any method: --config=configs/cifar.py:METHOD.
+"""CIFAR10, n = 200, with any method: --config=cifar:METHOD.
 
-Command: python main.py --config=configs/cifar.py:rae
+Command: hsjax train --config=cifar:rae
 Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.
 A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 """

@@ -3,7 +3,7 @@
 The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
 targets, and a larger weight of the angles. For CIFAR10 it is a lead, not a result.
 
-Command: python main.py --config=configs/cifar_best.py
+Command: hsjax train --config=cifar_best
 Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.
 A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 """

@@ -1,6 +1,6 @@
 """The compressed VAE on CIFAR10, n = 200: a point of the paper's figure 2.
 
-Command: python main.py --config=configs/cifar_compressed.py
+Command: hsjax train --config=cifar_compressed
 Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.
 Prints (seed 0): after 2 epochs (--config.train.epochs=2 --config.loss.annealing_epochs=2)
   test MSE (sum) about 56, 1000 x per value about 18.

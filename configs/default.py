@@ -51,7 +51,7 @@ def fields(name: str) -> ConfigDict:
     model.project = False  # rescale z to ‖z‖ = √n before decoding (below equation 8)
 
     # The latent-space method and its own fields: hsjax/methods/ has a file for each method, which
-    # explains them. It is chosen where the config is: --config=configs/mnist.py:rae.
+    # explains them. It is chosen where the config is: --config=mnist:rae.
     config.method = method_fields(settings.find(name).method)
 
     config.loss = loss = ConfigDict()

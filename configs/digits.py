@@ -1,6 +1,6 @@
-"""scikit-learn's 8x8 digits with any method: --config=configs/digits.py:METHOD.
+"""scikit-learn's 8x8 digits with any method: --config=digits:METHOD.
 
-Command: python main.py --config=configs/digits.py:rae
+Command: hsjax train --config=digits:rae
 Run time: about a minute on two CPU cores, half of it the judgement.
 Prints (seed 0): test MSE (sum) 0.423, 1000 x per value 6.61, k-NN accuracy 0.983.
 """

@@ -1,6 +1,6 @@
 """The compressed VAE on scikit-learn's 8x8 digits: equations (4) to (8).
 
-Command: python main.py --config=configs/digits_compressed.py
+Command: hsjax train --config=digits_compressed
 Run time: about 25 seconds on two CPU cores.
 Prints (seed 0): test MSE (sum) 1.120, 1000 x per value 17.5, k-NN accuracy 0.922.
 """

@@ -1,6 +1,6 @@
 """The standard VAE on scikit-learn's 8x8 digits.
 
-Command: python main.py --config=configs/digits_standard.py
+Command: hsjax train --config=digits_standard
 Run time: about 25 seconds on two CPU cores.
 Prints (seed 0): test MSE (sum) 0.880, 1000 x per value 13.7, k-NN accuracy 0.967.
 """

@@ -1,6 +1,6 @@
-"""MNIST, n = 128, with any method: --config=configs/mnist.py:METHOD.
+"""MNIST, n = 128, with any method: --config=mnist:METHOD.
 
-Command: python main.py --config=configs/mnist.py:rae
+Command: hsjax train --config=mnist:rae
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
 A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR
 """

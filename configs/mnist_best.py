@@ -3,7 +3,7 @@
 The compressed VAE with mean and spread of all cosines of μ pulled to 0 instead of the paper's
 targets, and a larger weight of the angles. Simpler models do as well: docs/studies.md.
 
-Command: python main.py --config=configs/mnist_best.py
+Command: hsjax train --config=mnist_best
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
 Results: docs/studies.md has three seeds of a narrower network after four epochs.
 A prepared tensorflow-datasets folder elsewhere: --config.data.dir=DIR

@@ -1,6 +1,6 @@
 """The compressed VAE on MNIST, n = 128: the right half of the paper's figure 1.
 
-Command: python main.py --config=configs/mnist_compressed.py
+Command: hsjax train --config=mnist_compressed
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
 Prints (seed 0): after 3 epochs (--config.train.epochs=3 --config.loss.annealing_epochs=3)
   test MSE (sum) about 13, k-NN accuracy about 0.96.

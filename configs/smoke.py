@@ -1,6 +1,6 @@
 """Everything once, in seconds: a tiny compressed VAE on the digits for two epochs.
 
-Command: python main.py --config=configs/smoke.py
+Command: hsjax train --config=smoke
 Run time: about 15 seconds on two CPU cores, most of it compilation.
 Prints (seed 0): test MSE (sum) 5.94, k-NN accuracy 0.708.
 """
