@@ -193,7 +193,7 @@ if trained:
 # ## 3. Why high dimensions are sparse
 #
 # Three facts about $x \sim N(0, I_n)$, the prior of a VAE. Its length is $\sqrt n$, give or take
-# 0.7 at any $n$. Two of its samples are at a right angle, the more so the larger $n$. And, the same
+# 0.7 at any $n$. Two of its samples are almost at a right angle, and the larger $n$, the closer to it. And, the same
 # fact again, from any pole its samples lie at the equator: the volume element has the factor
 # $\sin^{n-1-k} \varphi_k$ (`coordinates.log_volume`, appendix A.3), which is the density of the
 # $k$-th angle up to a constant. It is a peak at $\pi/2$, and $\cos\varphi_k$ has the standard
