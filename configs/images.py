@@ -2,8 +2,7 @@
 
 Command: hsjax train --config=images:rae --config.data.name=faces/
 The slash at the end says that it is a folder; images.npz works as well. See docs/training.md.
-Run time: about two minutes an epoch of 50,000 images on two CPU cores; it is meant for an
-  accelerator.
+Run time: 100 epochs, n = 128; an epoch of 1,000 images takes about three seconds on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +16,7 @@ def get_config(name: str = "standard") -> ConfigDict:
     config = default.fields(name)
     config.data.name = placeholder(str)
     config.data.size = 64
+    config.train.batch_size = 50  # also for small sets
     config.train.epochs = 100
     config.train.decay_epochs = (90,)
     return settings.apply(config, name, celeba.SETTINGS)

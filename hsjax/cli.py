@@ -226,9 +226,15 @@ def _run() -> None:
             program = f"python {sys.argv[0]} --mode=evaluate"
             if sys.argv[0] == "hsjax train":
                 program = "hsjax evaluate"
-            again = f"{program} {shlex.quote(f'--workdir={workdir}')}"
-            hint = "to judge it again, with other fields of sample and evaluate:"
-            tell(hint + (" " if len(hint) + len(again) < columns() else "\n  ") + again)
+            given = shlex.quote(f"--workdir={workdir}")
+            for hint, line in (
+                ("new images:", f"hsjax sample {given} --out=samples.png"),
+                (
+                    "to judge it again, with other fields of sample and evaluate:",
+                    f"{program} {given}",
+                ),
+            ):
+                tell(hint + (" " if len(hint) + len(line) < columns() else "\n  ") + line)
     except UserError as error:
         fail(error, 2)
     except experiment.Diverged as error:

@@ -181,7 +181,8 @@ def _of_config() -> Iterator[tuple[str, str, str]]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    (function,) = (x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef))
+    functions = (x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef))
+    (function,) = (x for x in functions if x.name == "fields")
     last = function.lineno
     for statement in function.body:
         target = getattr(statement, "targets", [None])[0]

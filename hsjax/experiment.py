@@ -680,7 +680,7 @@ def _evaluate(run, state, records=None) -> dict:
         with replaced_together(run.path) as new, writing(run.path):
             _draw(new / "figures", run, found)
     tell(report.table(found.numbers, run.dataset.name))
-    tell(f"numbers: {run.path / 'metrics.json'}\npictures: {run.path / 'figures'}")
+    tell(f"numbers: {run.path / 'metrics.json'}\npictures: {run.path / 'figures'}: see summary.png")
     return found.numbers
 
 

@@ -1,11 +1,11 @@
-"""Which method, under which sampler? Pages and figures from the lines of finished sweeps.
+"""Which method, under which sampler? Pages and figures of finished sweeps.
 
     hsjax leaderboard docs/results/matrix_*.jsonl --out=docs/leaderboard.md
 
 The lines are those of `hsjax sweep`. On each data set, strengths and fitted
-samplers are chosen on the validation images, if some lines are of those (--judge
-evaluate.split=validation). What is shown is of the test images. Text above the
-first generated line of the page is kept.
+samplers are chosen on the validation images, if some lines are of those
+(--judge evaluate.split=validation). What is shown is of the test images. Text
+above the first generated line of the page is kept.
 """
 
 import argparse

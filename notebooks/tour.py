@@ -192,12 +192,14 @@ if trained:
 # %% [markdown]
 # ## 3. Why high dimensions are sparse
 #
-# Three facts about $x \sim N(0, I_n)$, the prior of a VAE. Its length is $\sqrt n$, give or take
-# 0.7 at any $n$. Two of its samples are almost at a right angle, and the larger $n$, the closer to it. And, the same
-# fact again, from any pole its samples lie at the equator: the volume element has the factor
-# $\sin^{n-1-k} \varphi_k$ (`coordinates.log_volume`, appendix A.3), which is the density of the
-# $k$-th angle up to a constant. It is a peak at $\pi/2$, and $\cos\varphi_k$ has the standard
-# deviation $1/\sqrt{n-k+1}$.
+# Three facts about $x \sim N(0, I_n)$, the prior of a VAE:
+#
+# - Its length is $\sqrt n$, give or take 0.7 at any $n$.
+# - Two of its samples are almost at a right angle, and closer to it the larger $n$ is.
+# - Seen from any pole, its samples lie at the equator. The volume element has the factor
+#   $\sin^{n-1-k} \varphi_k$ (`coordinates.log_volume`, appendix A.3), which is the density of the
+#   $k$-th angle up to a constant. It is a peak at $\pi/2$, and $\cos\varphi_k$ has the standard
+#   deviation $1/\sqrt{n-k+1}$.
 
 # %%
 SIZES = (2, 8, 32, 128, 512)
