@@ -181,7 +181,7 @@ def fitted(sampler: str) -> bool:
 
 
 def choices(board: Board, among: Callable[[str], bool]) -> list[Line]:
-    """Of each kind the strength and the one of these samplers that are nearest.
+    """Of each kind the strength and the one of these samplers that are nearest; in this order.
 
     They are chosen on the first seed, which all strengths have, so that seeds which only the
     chosen ones have don't change the choice.
@@ -193,7 +193,7 @@ def choices(board: Board, among: Callable[[str], bool]) -> list[Line]:
         first_seeds = (entry.of_seed(min(entry.runs)) for entry in judged or tested.values())
         best = min((nearest(entry, among) for entry in first_seeds), key=Line.mean)
         chosen.append(best._replace(entry=tested[best.entry.strength]))
-    return chosen
+    return sorted(chosen, key=Line.mean)
 
 
 def spread(values: Iterable[list[float]]) -> float:
@@ -293,7 +293,6 @@ def wishes(lines: list[Line], unfitted: list[Line]) -> str:
 
 def ranking(board: Board, lines: list[Line], reference: str, costs: dict[str, float]) -> str:
     """All lines, the nearest first, with what else is known of their samples: a table."""
-    lines = sorted(lines, key=Line.mean)
     ranks = places([line.of("to_test") for line in lines])
     heads = ["place", "method, strength", "sampler", "seeds", *OF_RUNS.values()]
     heads += [*OF_SAMPLES.values(), "FD / standard", "step"]
@@ -315,15 +314,21 @@ def ranking(board: Board, lines: list[Line], reference: str, costs: dict[str, fl
     return markdown(heads, rows)
 
 
-def matrix(board: Board, lines: list[Line]) -> str:
+def distances(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
+    """Samplers, and distances [entries, samplers]: NaN where an entry wasn't judged under one."""
+    names = [s for s in SAMPLERS if any(s in entry.samplers for entry in entries)]
+    there = [[Line(e, s).mean() if s in e.samplers else np.nan for s in names] for e in entries]
+    return names, np.array(there)
+
+
+def matrix(board: Board, entries: list[Entry]) -> str:
     """Methods by samplers: FD, and in each cell a link to its commands."""
-    names = [s for s in SAMPLERS if any(s in line.entry.samplers for line in lines)]
+    names, values = distances(entries)
     rows = []
-    for line in sorted(lines, key=Line.mean):
-        cells = [Line(line.entry, s) if s in line.entry.samplers else None for s in names]
-        link = f"{_page(board)}#{line.entry.kind}"
-        rows.append([f"`{line.entry}`"])
-        rows[-1] += [f"[{cell.mean():.3g}]({link})" if cell else "" for cell in cells]
+    for entry, row in zip(entries, values, strict=True):
+        link = f"({_page(board)}#{entry.kind})"
+        cells = [f"[{value:.3g}]{link}" if np.isfinite(value) else "" for value in row]
+        rows.append([f"`{entry}`", *cells])
     return markdown(["", *(f"`{name}`" for name in names)], rows)
 
 
@@ -333,29 +338,23 @@ def _page(board: Board) -> str:
 
 def details(board: Board, lines: list[Line]) -> str:
     """The second page of a data set: of each method the command, and all of its runs."""
-    title = TITLES.get(board.name, board.name)
     parts = [
-        f"# {title}: commands and runs",
+        f"# {TITLES.get(board.name, board.name)}: commands and runs",
         f"{GENERATED}\n\nAll runs behind the [leaderboard](../leaderboard.md): FD to the test "
         "images by sampler, for every strength and seed.",
     ]
     for line in sorted(lines, key=lambda line: line.entry.kind):
         kind, run = line.entry.kind, next(iter(line.entry.runs.values()))
         workdir = f"runs/leaderboard/{board.name}_{kind}"
-        entries = sorted((e for e in board.tested if e.kind == kind), key=lambda e: e.strength)
-        names = [s for s in SAMPLERS if any(s in e.samplers for e in entries)]
-        rows = [
-            [
-                f"{entry.strength:g}",
-                str(seed),
-                *(f"{one.get(key, np.nan):.3g}" for key in OF_RUNS),
-                *(f"{alone.mean():.3g}" if alone else "" for alone in cells),
-            ]
-            for entry in entries
-            for seed, one in sorted(entry.runs.items())
-            for single in [entry.of_seed(seed)]
-            for cells in [[Line(single, s) if s in single.samplers else None for s in names]]
-        ]
+        strengths = sorted((e for e in board.tested if e.kind == kind), key=lambda e: e.strength)
+        single = [entry.of_seed(seed) for entry in strengths for seed in sorted(entry.runs)]
+        names, values = distances(single)
+        rows = []
+        for entry, row in zip(single, values, strict=True):
+            ((seed, numbers),) = entry.runs.items()
+            shown = [*(numbers.get(key, np.nan) for key in OF_RUNS), *row]
+            cells = [f"{value:.3g}" if np.isfinite(value) else "" for value in shown]
+            rows.append([f"{entry.strength:g}", str(seed), *cells])
         parts += [
             f"## {kind}",
             f"```sh\n{train_command(kind, run['config'])} \\\n    --workdir={workdir}\n"
@@ -366,16 +365,10 @@ def details(board: Board, lines: list[Line]) -> str:
 
 
 @own_settings()
-def heat_map(path: Path, board: Board, lines: list[Line], footer: str) -> None:
+def heat_map(path: Path, entries: list[Entry], footer: str) -> None:
     """Methods by samplers: the distances as colours and numbers."""
-    lines = sorted(lines, key=Line.mean)
-    names = [s for s in SAMPLERS if any(s in line.entry.samplers for line in lines)]
-    values = np.full((len(lines), len(names)), np.nan)
-    for i, line in enumerate(lines):
-        for j, name in enumerate(names):
-            if name in line.entry.samplers:
-                values[i, j] = Line(line.entry, name).mean()
-    figure, body = new_figure(0.9 + 0.27 * len(lines), footer)
+    names, values = distances(entries)
+    figure, body = new_figure(0.9 + 0.27 * len(entries), footer)
     axes = body.subplots()
     colours = np.log10(values)
     axes.imshow(colours, cmap="viridis_r", aspect="auto")
@@ -386,7 +379,7 @@ def heat_map(path: Path, board: Board, lines: list[Line], footer: str) -> None:
             text = {"color": "white" if dark else "black", "fontsize": 8}
             axes.text(j, i, f"{value:.3g}", ha="center", va="center", **text)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="left", rotation_mode="anchor")
-    axes.set_yticks(range(len(lines)), [str(line.entry) for line in lines])
+    axes.set_yticks(range(len(entries)), [str(entry) for entry in entries])
     axes.tick_params(
         length=0, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False
     )
@@ -470,10 +463,11 @@ def section(board: Board, images: Path, costs: dict[str, float]) -> str:
     words, distance = about(board)
     title = TITLES.get(board.name, board.name)
     lines, unfitted = choices(board, fitted), choices(board, own)
+    entries = [line.entry for line in lines]
     reference = {line.entry.kind: line.sampler for line in lines}.get("standard", "")
     front, heat = (images / f"leaderboard_{board.name}{kind}.png" for kind in ("_fronts", ""))
     fronts(front, board, lines, f"{title}; {words}", distance)
-    heat_map(heat, board, lines, f"{title}; {words}")
+    heat_map(heat, entries, f"{title}; {words}")
     noise = [100 * spread(line.of("to_test") for line in some) for some in (unfitted, lines)]
     said = (
         f"From seed to seed a distance moves by {noise[0]:.0f} % (own), {noise[1]:.0f} % (fitted)."
@@ -492,7 +486,7 @@ def section(board: Board, images: Path, costs: dict[str, float]) -> str:
             ranking(board, unfitted, "own", costs),
             "### Every sampler",
             f"![Methods by samplers](images/{heat.name})",
-            matrix(board, lines),
+            matrix(board, entries),
         ]
     )
 
