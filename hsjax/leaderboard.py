@@ -110,9 +110,10 @@ class Line(NamedTuple):
 
 
 class Board(NamedTuple):
-    """What was trained alike on one data set."""
+    """What was trained and judged alike on one data set."""
 
-    name: str
+    name: str  # of its pages and figures
+    title: str
     config: dict  # of one of the runs
     device: str
     tested: list[Entry]  # all strengths, judged on test images
@@ -120,10 +121,10 @@ class Board(NamedTuple):
 
 
 def boards(rows: list[dict]) -> list[Board]:
-    """The rows by what was trained alike: data, n, network, epochs and batch size.
+    """The rows by data, n, network, epochs, batch size, and BatchNorm's mode when judged.
 
-    Rows that diverged, whose samples weren't judged, or that were judged with batch statistics are
-    left out. Rows of one run under different samplers are joined.
+    Rows that diverged, or whose samples weren't judged, are left out. Rows of one run under
+    different samplers are joined.
 
     Raises:
       UserError: no row is left.
@@ -131,10 +132,11 @@ def boards(rows: list[dict]) -> list[Board]:
     groups: dict[tuple, tuple[dict, dict[str, dict[tuple[str, float], dict]]]] = {}
     for row in rows:
         numbers, config = row.get("numbers", {}), row["config"]
-        if not numbers.get("generation") or numbers.get("batch_norm", "running") != "running":
+        if not numbers.get("generation"):
             continue
         model, train, name = config["model"], config["train"], Path(config["data"]["name"]).stem
-        alike = name, row["n"], str(model["stages"]), train["epochs"], train["batch_size"]
+        mode = numbers.get("batch_norm", "running")
+        alike = name, mode, row["n"], str(model["stages"]), train["epochs"], train["batch_size"]
         splits = groups.setdefault(alike, (row, {"test": {}, "validation": {}}))[1]
         runs = splits[numbers.get("split", "test")].setdefault((row["kind"], row["strength"]), {})
         if row["seed"] not in runs:
@@ -143,10 +145,11 @@ def boards(rows: list[dict]) -> list[Board]:
         for known, new in zip(runs[row["seed"]]["generation"], numbers["generation"], strict=True):
             known["samplers"] = new["samplers"] | known["samplers"]
     if not groups:
-        raise UserError("no finished run whose samples were judged with running statistics")
+        raise UserError("no finished run whose samples were judged")
     return [
         Board(
-            alike[0],
+            name if mode == "running" else f"{name}_{mode}",
+            TITLES.get(name, name) + f", {mode} statistics" * (mode != "running"),
             row["config"],
             row["device"],
             *(
@@ -154,7 +157,7 @@ def boards(rows: list[dict]) -> list[Board]:
                 for s in ("test", "validation")
             ),
         )
-        for alike, (row, splits) in groups.items()
+        for (name, mode, *_), (row, splits) in groups.items()
     ]
 
 
@@ -339,7 +342,7 @@ def _page(board: Board) -> str:
 def details(board: Board, lines: list[Line]) -> str:
     """The second page of a data set: of each method the command, and all of its runs."""
     parts = [
-        f"# {TITLES.get(board.name, board.name)}: commands and runs",
+        f"# {board.title}: commands and runs",
         f"{GENERATED}\n\nAll runs behind the [leaderboard](../leaderboard.md): FD to the test "
         "images by sampler, for every strength and seed.",
     ]
@@ -451,7 +454,7 @@ def about(board: Board) -> tuple[str, str]:
         f"{config['train']['epochs']} epochs, batches of {config['train']['batch_size']}; "
         f"{count} runs, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
         f"{distance}, {networks} feature network{'s' * (networks > 1)}, "
-        f"{one['sample_count']} samples; BatchNorm: running "
+        f"{one['sample_count']} samples; BatchNorm: {one.get('batch_norm', 'running')} "
         f"statistics; strengths and fitted samplers chosen on "
         f"{'validation' if board.held_out else 'the same test'} images; {board.device}"
     )
@@ -461,13 +464,12 @@ def about(board: Board) -> tuple[str, str]:
 def section(board: Board, images: Path, costs: dict[str, float]) -> str:
     """What the page says of a data set; draws its figures."""
     words, distance = about(board)
-    title = TITLES.get(board.name, board.name)
     lines, unfitted = choices(board, fitted), choices(board, own)
     entries = [line.entry for line in lines]
     reference = {line.entry.kind: line.sampler for line in lines}.get("standard", "")
     front, heat = (images / f"leaderboard_{board.name}{kind}.png" for kind in ("_fronts", ""))
-    fronts(front, board, lines, f"{title}; {words}", distance)
-    heat_map(heat, entries, f"{title}; {words}")
+    fronts(front, board, lines, f"{board.title}; {words}", distance)
+    heat_map(heat, entries, f"{board.title}; {words}")
     noise = [100 * spread(line.of("to_test") for line in some) for some in (unfitted, lines)]
     said = (
         f"From seed to seed a distance moves by {noise[0]:.0f} % (own), {noise[1]:.0f} % (fitted)."
@@ -476,7 +478,7 @@ def section(board: Board, images: Path, costs: dict[str, float]) -> str:
     )
     return "\n\n".join(
         [
-            f"## {title}",
+            f"## {board.title}",
             f"{words}. {said}",
             wishes(lines, unfitted),
             f"![Reconstruction error against distance](images/{front.name})",

@@ -67,13 +67,15 @@ def test_runs_are_joined_by_what_was_trained_alike():
         {**ROWS[0], "numbers": {}},
         {**ROWS[0], "n": 16},
     ]
-    ours, other = leaderboard.boards(json.loads(json.dumps(ROWS + more)))
+    ours, batch, other = leaderboard.boards(json.loads(json.dumps(ROWS + more)))
+    assert (ours.title, batch.title) == ("Digits", "Digits, batch statistics")
+    assert (ours.name, batch.name) == ("digits", "digits_batch")
     assert [len(entry.runs) for entry in ours.tested] == [1, 1, 2, 1]
     assert ours.tested[0].samplers == ["own", "gmm", "flow"]
     assert leaderboard.Line(ours.tested[0], "own").mean() == 40.0
     assert len(other.tested) == 1
     with pytest.raises(UserError, match="no finished run"):
-        leaderboard.boards(more[1:3])
+        leaderboard.boards(more[2:3])
 
 
 def test_places_are_shared_within_the_spread_over_seeds():
