@@ -274,7 +274,7 @@ if not AVAILABLE:
 #
 # $x_k = r \sin\varphi_1 \cdots \sin\varphi_{k-1} \cos\varphi_k$. At $n = 3$ this is the globe with
 # axis 1 as its north pole: $\varphi_1$ is the distance from the pole, $\varphi_2$ the longitude.
-# Drag the slider to turn it, or press play.
+# Drag the slider to turn it, or press play; a viewer that runs no scripts leaves it out.
 
 # %%
 turn = jnp.linspace(0.0, 2 * jnp.pi, 181)
@@ -316,7 +316,7 @@ def draw_sphere(axes, azimuth, points, colours=BLUE, elevation=25.0):
 
 uniform = coordinates.project(jax.random.normal(jax.random.key(0), (600, 3)), 1.0)
 
-globe = plt.figure(figsize=(4.5, 4.7))
+globe = plt.figure(figsize=(4.5, 4.7), dpi=70)
 plt.close(globe)
 axes = globe.add_axes((0, 0, 1, 0.93))
 
@@ -328,7 +328,7 @@ def frame(azimuth):
     axes.set_title("orange: one φ₁ each; green: one φ₂ each", fontsize=10)
 
 
-turning = FuncAnimation(globe, frame, frames=range(0, 360, 180 if SHORT else 20), interval=200)
+turning = FuncAnimation(globe, frame, frames=range(0, 360, 180 if SHORT else 30), interval=200)
 HTML(turning.to_jshtml())
 
 # %% [markdown]
