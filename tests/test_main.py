@@ -41,10 +41,12 @@ def main(*arguments, **environment):
 def test_every_config_is_valid_and_says_its_command(name):
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
+    if name == "images":
+        config.data.name = "faces/"
     validate(config)
     training.build_objective(config)
     if name != "default":
-        assert f"python main.py --config=configs/{name}.py" in module.__doc__
+        assert f"hsjax train --config={name}" in module.__doc__
 
 
 def test_the_pairs_have_the_dimensions_of_the_paper():
