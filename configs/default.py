@@ -92,7 +92,7 @@ def fields(name: str) -> ConfigDict:
 
     config.log = log = ConfigDict()
     # Where scalars and pictures go besides metrics.jsonl: "tensorboard", "wandb" (Weights & Biases,
-    # pip install 'hsjax[wandb]'; WANDB_MODE=offline works) or "none".
+    # in a clone, pip install '.[wandb]'; WANDB_MODE=offline works) or "none".
     log.writer = "tensorboard"
 
     config.sample = sample = ConfigDict()

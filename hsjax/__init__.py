@@ -12,7 +12,7 @@ scikit-learn once it is fitted):
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in
 `hsjax.models`, `hsjax.training`, `hsjax.evaluation` and `hsjax.experiment`. These are loaded when
-they are first asked for, as they need Flax, Orbax and more: `pip install 'hsjax[train]'`.
+they are first asked for, as they need Flax, Orbax and more: in a clone, `pip install '.[train]'`.
 
 `hsjax.load(path)` gives a trained model, `hsjax.train(config, workdir)` trains one, and
 `hsjax.evaluate(workdir)` judges it again.
@@ -64,5 +64,6 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name == module:
             raise AttributeError(f"module 'hsjax' has no attribute {name!r}") from None
-        message = f"{module} needs {error.name}, which is not installed: pip install 'hsjax[train]'"
-        raise ModuleNotFoundError(message, name=error.name) from None
+        message = f"{module} needs {error.name}, which is not installed"
+        how = "in a clone, pip install '.[train]'"
+        raise ModuleNotFoundError(f"{message}: {how}", name=error.name) from None

@@ -25,7 +25,7 @@ try:
     from absl import app, flags, logging
     from ml_collections import ConfigDict, config_flags
 except ModuleNotFoundError as missing:
-    fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
+    fail(f"{missing.name} is not installed: in a clone, pip install '.[train]'", 2)
 
 CONFIGS = Path(__file__).with_name("configs")
 DEFAULT = str(CONFIGS / "default.py")
@@ -206,7 +206,7 @@ def _run() -> None:
     try:
         from hsjax import devices, experiment
     except ModuleNotFoundError as missing:
-        fail(f"{missing.name} is not installed: pip install 'hsjax[train]'", 2)
+        fail(f"{missing.name} is not installed: in a clone, pip install '.[train]'", 2)
     chosen: Any = FLAGS["config"]
     path, *setting = chosen.config_filename.split(":")
     workdir = WORKDIR.value or str(Path("runs") / "_".join((Path(path).stem, *setting)))

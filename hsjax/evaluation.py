@@ -146,7 +146,7 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
     if "topology" in config.evaluate.metrics:
         if not importlib.util.find_spec("gudhi"):
             raise UserError(
-                "the metric topology: gudhi is not installed: pip install 'hsjax[topology]'"
+                "the metric topology: gudhi is not installed: in a clone, pip install '.[topology]'"
             )
         if (count := len(dataset.test_images)) < topology.LEAST:
             raise UserError(

@@ -249,7 +249,9 @@ def check(writer: str) -> None:
       UserError: wandb is not installed.
     """
     if writer == "wandb" and not importlib.util.find_spec("wandb"):
-        raise UserError("log.writer=wandb: wandb is not installed: pip install 'hsjax[wandb]'")
+        raise UserError(
+            "log.writer=wandb: wandb is not installed: in a clone, pip install '.[wandb]'"
+        )
 
 
 def best_step(workdir: Path, term: str) -> int | None:

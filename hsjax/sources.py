@@ -310,8 +310,8 @@ def _prepared_builder(name: str, directory: str) -> Any:
     where = f"{name} is not prepared in {builder.data_path}"
     if not _has_tensorflow():
         raise UserError(
-            f"{where}: `pip install 'hsjax[data]'` and run again on a machine with a network to "
-            "download and prepare it, or copy a prepared folder and pass --config.data.dir=DIR"
+            f"{where}: in a clone, `pip install '.[data]'` and run again on a machine with network "
+            "to download and prepare it, or copy a prepared folder and pass --config.data.dir=DIR"
         )
     try:
         _hide_gpus_from_tensorflow()

@@ -695,7 +695,7 @@ def test_set_not_prepared_without_tensorflow_says_how_to_get_it(tmp_path, monkey
     monkeypatch.setattr(sources, "_has_tensorflow", lambda: False)
     monkeypatch.chdir(tmp_path)
     line = _fails(
-        r"mnist is not prepared .*'hsjax\[data\]'.*--config.data.dir=DIR", "mnist", "here"
+        r"mnist is not prepared .*'.\[data\]'.*--config.data.dir=DIR", "mnist", "here"
     )
     assert str(tmp_path / "here" / "mnist") in line
 

@@ -144,7 +144,7 @@ def test_what_is_not_there_is_named(code, line):
     assert done.returncode == 1
     *_, last = done.stderr.splitlines()
     assert line in last
-    assert ("pip install 'hsjax[train]'" in last) == ("needs" in line)
+    assert ("in a clone, pip install '.[train]'" in last) == ("needs" in line)
 
 
 def test_the_command_says_what_to_install():
@@ -154,7 +154,7 @@ def test_the_command_says_what_to_install():
     ):
         done = without_train(code)
         assert done.returncode == 2
-        assert done.stderr == "error: absl is not installed: pip install 'hsjax[train]'\n"
+        assert done.stderr == "error: absl is not installed: in a clone, pip install '.[train]'\n"
 
 
 @pytest.mark.slow
