@@ -694,9 +694,7 @@ def test_unknown_name_is_one_line(tmp_path, name):
 def test_set_not_prepared_without_tensorflow_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_has_tensorflow", lambda: False)
     monkeypatch.chdir(tmp_path)
-    line = _fails(
-        r"mnist is not prepared .*'.\[data\]'.*--config.data.dir=DIR", "mnist", "here"
-    )
+    line = _fails(r"mnist is not prepared .*'.\[data\]'.*--config.data.dir=DIR", "mnist", "here")
     assert str(tmp_path / "here" / "mnist") in line
 
 
