@@ -61,7 +61,7 @@ OF_SAMPLES = {
 
 
 class Entry(NamedTuple):
-    """A kind of model at one strength: what its runs were judged by, by seed."""
+    """A kind of model at one strength: the rows of its runs, by seed."""
 
     kind: str
     strength: float
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
     @property
     def samplers(self) -> list[str]:
         """Those that one of the runs was judged under, in the library's order."""
-        there = {name for run in self.runs.values() for name in run["generation"][0]["samplers"]}
+        there = {name for row in self.runs.values() for name in sweep.distances(row)}
         return [name for name in SAMPLERS if name in there]
 
     def of_seed(self, seed: int) -> "Entry":
@@ -92,17 +92,11 @@ class Line(NamedTuple):
 
     def of(self, key: str) -> list[float]:
         """A number of each run, or of its samples: then the mean over the feature networks."""
-        runs = self.entry.runs.values()
+        rows = self.entry.runs.values()
         if key in OF_RUNS:
-            return [run.get(key, np.nan) for run in runs]
-        networks = [
-            [one["samplers"].get(self.sampler) for one in run["generation"]] for run in runs
-        ]
-        return [
-            float(np.mean([found.get(key, np.nan) for found in some]))
-            for some in networks
-            if some[0] is not None
-        ]
+            return [row["numbers"].get(key, np.nan) for row in rows]
+        found = [sweep.distances(row, key) for row in rows]
+        return [by_sampler[self.sampler] for by_sampler in found if self.sampler in by_sampler]
 
     def mean(self, key: str = "to_test") -> float:
         """The mean of these over the seeds."""
@@ -140,9 +134,10 @@ def boards(rows: list[dict]) -> list[Board]:
         splits = groups.setdefault(alike, (row, {"test": {}, "validation": {}}))[1]
         runs = splits[numbers.get("split", "test")].setdefault((row["kind"], row["strength"]), {})
         if row["seed"] not in runs:
-            runs[row["seed"]] = numbers | {"config": config}
+            runs[row["seed"]] = row
             continue
-        for known, new in zip(runs[row["seed"]]["generation"], numbers["generation"], strict=True):
+        networks = runs[row["seed"]]["numbers"]["generation"]
+        for known, new in zip(networks, numbers["generation"], strict=True):
             known["samplers"] = new["samplers"] | known["samplers"]
     if not groups:
         raise UserError("no finished run whose samples were judged")
@@ -221,15 +216,12 @@ def places(values: list[list[float]], *, least: bool = True) -> list[int]:
 def over_standard(board: Board, line: Line, sampler: str) -> float:
     """The distance over that of `standard` under its sampler at the same error, or NaN.
 
-    That is by straight lines between its strengths. An error beyond these has none.
+    See `sweep.equal_error`: an error beyond its strengths has none.
     """
-    twins = [Line(e, sampler) for e in board.tested if e.kind == "standard"]
-    front = sorted((t.mean("mse_sum"), t.mean()) for t in twins if sampler in t.entry.samplers)
-    error = line.mean("mse_sum")
-    if not front or not front[0][0] <= error <= front[-1][0]:
-        return np.nan
-    errors, distances = np.array(front).T
-    return line.mean() / float(np.interp(error, errors, distances))
+    twins = [row for e in board.tested if e.kind == "standard" for row in e.runs.values()]
+    twins = [row for row in twins if sampler in sweep.distances(row)]
+    there = sweep.equal_error(twins, sampler, line.mean("mse_sum"))
+    return line.mean() / there.get("standard", np.nan)
 
 
 def train_command(kind: str, config: dict) -> str:
@@ -347,20 +339,19 @@ def details(board: Board, lines: list[Line]) -> str:
         "images by sampler, for every strength and seed.",
     ]
     for line in sorted(lines, key=lambda line: line.entry.kind):
-        kind, run = line.entry.kind, next(iter(line.entry.runs.values()))
+        kind, row = line.entry.kind, next(iter(line.entry.runs.values()))
         workdir = f"runs/leaderboard/{board.name}_{kind}"
         strengths = sorted((e for e in board.tested if e.kind == kind), key=lambda e: e.strength)
         single = [entry.of_seed(seed) for entry in strengths for seed in sorted(entry.runs)]
         names, values = distances(single)
         rows = []
-        for entry, row in zip(single, values, strict=True):
-            ((seed, numbers),) = entry.runs.items()
-            shown = [*(numbers.get(key, np.nan) for key in OF_RUNS), *row]
+        for entry, of_samplers in zip(single, values, strict=True):
+            shown = [*(Line(entry, "").mean(key) for key in OF_RUNS), *of_samplers]
             cells = [f"{value:.3g}" if np.isfinite(value) else "" for value in shown]
-            rows.append([f"{entry.strength:g}", str(seed), *cells])
+            rows.append([f"{entry.strength:g}", str(*entry.runs), *cells])
         parts += [
             f"## {kind}",
-            f"```sh\n{train_command(kind, run['config'])} \\\n    --workdir={workdir}\n"
+            f"```sh\n{train_command(kind, row['config'])} \\\n    --workdir={workdir}\n"
             f"hsjax sample --workdir={workdir} --sampler={line.sampler} --out=samples.png\n```",
             markdown(["strength", "seed", *OF_RUNS.values(), *(f"`{n}`" for n in names)], rows),
         ]
@@ -444,7 +435,7 @@ def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: s
 def about(board: Board) -> tuple[str, str]:
     """How the runs were trained and judged, in words, and the name of the distance."""
     config = board.config
-    one = next(iter(board.tested[0].runs.values()))
+    one = next(iter(board.tested[0].runs.values()))["numbers"]
     seeds = sorted({seed for entry in board.tested for seed in entry.runs})
     count = sum(len(entry.runs) for entry in board.tested)
     networks = len(one["generation"])
@@ -461,10 +452,10 @@ def about(board: Board) -> tuple[str, str]:
     return words, distance
 
 
-def section(board: Board, images: Path, costs: dict[str, float]) -> str:
-    """What the page says of a data set; draws its figures."""
+def section(board: Board, lines: list[Line], images: Path, costs: dict[str, float]) -> str:
+    """What the page says of a data set, given the best under fitted laws; draws its figures."""
     words, distance = about(board)
-    lines, unfitted = choices(board, fitted), choices(board, own)
+    unfitted = choices(board, own)
     entries = [line.entry for line in lines]
     reference = {line.entry.kind: line.sampler for line in lines}.get("standard", "")
     front, heat = (images / f"leaderboard_{board.name}{kind}.png" for kind in ("_fronts", ""))
@@ -525,8 +516,10 @@ def main() -> None:
     images, pages = out.parent / "images", out.parent / "leaderboard"
     pages.mkdir(parents=True, exist_ok=True)
     kept = out.read_text().partition(GENERATED)[0] if out.exists() else "# Leaderboard\n\n"
-    parts = [section(board, images, costs) for board in found]
-    out.write_text("\n\n".join([kept.rstrip(), GENERATED, *parts]) + "\n")
+    parts = [kept.rstrip(), GENERATED]
     for board in found:
-        (pages / f"{board.name}.md").write_text(details(board, choices(board, fitted)))
+        lines = choices(board, fitted)
+        parts.append(section(board, lines, images, costs))
+        (pages / f"{board.name}.md").write_text(details(board, lines))
+    out.write_text("\n\n".join(parts) + "\n")
     tell(f"{out}: {', '.join(board.name for board in found)}")

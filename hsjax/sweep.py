@@ -229,10 +229,10 @@ def grouped(
 
 
 def distances(row: dict, key: str = "to_test") -> dict[str, float]:
-    """Of a run, by sampler: the mean over its feature networks."""
+    """Of a run, by sampler: the mean over its feature networks, NaN if it has no such number."""
     networks = row["numbers"]["generation"]
     return {
-        name: float(np.mean([network["samplers"][name][key] for network in networks]))
+        name: float(np.mean([network["samplers"][name].get(key, np.nan) for network in networks]))
         for name in networks[0]["samplers"]
     }
 
