@@ -113,6 +113,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation
+from PIL import Image as Picture
 from scipy.special import betainc
 
 if AVAILABLE:
@@ -513,8 +514,9 @@ folder = Path(tempfile.mkdtemp(prefix="hsjax-tour-"))
 
 
 def show(draw, *arguments, **keywords):
-    """A picture of hsjax.figures, which draws to a file."""
+    """A picture of hsjax.figures, which draws to a file; in 64 colours, to keep this file small."""
     draw(folder / "picture.png", *arguments, **keywords)
+    Picture.open(folder / "picture.png").convert("RGB").quantize(64).save(folder / "picture.png")
     display(Image((folder / "picture.png").read_bytes(), width=760))
 
 
