@@ -116,6 +116,8 @@ def writing(path: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """A workdir, created if it isn't there, is this process's alone until the end.
 
+    A folder that was created for a run, and is still empty then, is removed.
+
     The system lets go of it when a process is killed. Where files can't be locked, a warning says
     so. NFS locks among hosts, unless mounted with local_lock.
 
@@ -132,7 +134,7 @@ def locked(folder: Path) -> Iterator[None]:
             remove(file)
             raise
 
-    lock = FileLock(file, blocking=False, on_acquired=sign)
+    lock, created = FileLock(file, blocking=False, on_acquired=sign), not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if file.is_symlink():
@@ -158,6 +160,9 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         remove(file)  # before it is released: then it may be another's
         lock.release()
+        if created:
+            with contextlib.suppress(OSError):  # it holds a run
+                folder.rmdir()
 
 
 def remove_orphans(folder: Path, pattern: str) -> None:

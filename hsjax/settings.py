@@ -5,6 +5,7 @@ to be shorter: --config=configs/mnist.py:published:30
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -95,7 +96,10 @@ def find(name: str) -> Setting:
     """
     name = name.partition(":")[0]
     if name not in all_settings():
-        raise ValueError(f"{name!r} is no method: choose one of {', '.join(all_settings())}")
+        alike = get_close_matches(name, all_settings(), 1)
+        meant = f" (did you mean {alike[0]}?)" if alike else ""
+        known = ", ".join(all_settings())
+        raise ValueError(f"{name!r} is no method{meant}: choose one of {known}")
     return all_settings()[name]
 
 

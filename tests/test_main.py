@@ -113,7 +113,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, text, tmp_path):
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert text in lines[0]
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

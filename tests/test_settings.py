@@ -72,7 +72,7 @@ def test_a_shorter_run_shortens_annealing_and_decay():
     for wrong in ("published:", "published:0", "published:x", "published:-3", "published:3:4"):
         with pytest.raises(ValueError, match="write the epochs as published:30"):
             cifar.get_config(wrong)
-    with pytest.raises(ValueError, match=r"'publshed' is no method: choose .*half"):
+    with pytest.raises(ValueError, match=r"\(did you mean published\?\): choose .*half"):
         cifar.get_config("publshed")
 
 
