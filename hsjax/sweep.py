@@ -344,10 +344,12 @@ def report(
     rows = [row for row in rows if row.get("numbers", {}).get("generation")]
     if not rows:
         tell("no finished run whose samples were judged yet")
-    judgements = dict.fromkeys(map(judgement, rows))
-    for i, which in enumerate(judgements):
+    alike: dict[tuple[str, ...], list[dict]] = {}  # in images, BatchNorm and samplers
+    for row in rows:
+        alike.setdefault((judgement(row), *distances(row)), []).append(row)
+    for i, ((which, *_), group) in enumerate(alike.items()):
         own = path if i == 0 else path.with_stem(f"{path.stem}_{i + 1}")
-        _report(own, which, [row for row in rows if judgement(row) == which], equal, key)
+        _report(own, which, group, equal, key)
 
 
 def _report(path, which, rows, equal, key):

@@ -1101,10 +1101,10 @@ test_settings.py::test_the_published_recipe_in_every_row
 - "loss.annealing": "published"}
 + "loss.annealing": "published_drop"}
 
-sweep.py: rows that were judged in two ways in one table
+sweep.py: rows that were judged under other samplers in one table
 test_sweep.py::test_runs_are_judged_in_several_ways_and_told_apart
-- [row for row in rows if judgement(row) == which]
-+ rows
+- (judgement(row), *distances(row))
++ (judgement(row),)
 
 compare.py: samples of the run's own sampler alone
 test_compare.py::test_runs_side_by_side

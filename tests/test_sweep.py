@@ -97,17 +97,20 @@ def test_runs_are_judged_in_several_ways_and_told_apart(tmp_path, monkeypatch, c
         assert config.train.decay_epochs == (7,)  # 80 of 100
         row = line(point.kind, point.strength, point.seed, 1.0, 2.0, point.n)
         row["numbers"] |= {name: config.evaluate[name] for name in ("split", "batch_norm")}
+        for network in row["numbers"]["generation"]:
+            network["samplers"] = {key: {"to_test": 2.0} for key in config.evaluate.samplers}
         return row | {"config": sweep.identity(config)}
 
     monkeypatch.setattr(sweep, "run", run)
     fields = "evaluate.split=validation;evaluate.batch_norm=batch"
     command = ["sweep", "compressed=3,10", "--n=4", f"--out={out}", "--epochs=9"]
     command += ["--set", "data.validation_share=0.1", "--judge", fields]
+    command += ["--judge", "evaluate.samplers=('gmm',)"]
     monkeypatch.setattr(sys, "argv", command)
     sweep.main()
-    assert judged == 2 * [("test", "running"), ("validation", "batch")]
+    assert judged == 2 * [("test", "running"), ("validation", "batch"), ("test", "running")]
     sweep.main()
-    assert len(judged) == 4  # both are done
+    assert len(judged) == 6  # all are done
     output = capsys.readouterr().out
     assert "of samples to test images, BatchNorm running, by sampler" in output
     assert "of samples to validation images, BatchNorm batch, by sampler" in output
@@ -115,6 +118,7 @@ def test_runs_are_judged_in_several_ways_and_told_apart(tmp_path, monkeypatch, c
     assert {runs for _, _, _, runs, *_ in told} == {"1"}
     assert (tmp_path / "sweep_n4.png").exists()
     assert (tmp_path / "sweep_2_n4.png").exists()
+    assert (tmp_path / "sweep_3_n4.png").exists()
 
 
 def test_equal_error_interpolates_between_averages_over_seeds():
