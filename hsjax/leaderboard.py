@@ -300,7 +300,7 @@ def ranking(board: Board, lines: list[Line], reference: str, costs: dict[str, fl
                 f"{rank}{'=' * (ranks.count(rank) > 1)}",
                 f"[`{line.entry}`]({_page(board)}#{line.entry.kind})",
                 f"`{line.sampler}`",
-                str(len(line.entry.runs)),
+                str(len(line.of("to_test"))),
                 *(number(line.of(key)) for key in [*OF_RUNS, *OF_SAMPLES]),
                 f"{ratio:.2f}" if np.isfinite(ratio) else "",
                 f"{cost:.2f}" if np.isfinite(cost) else "",
