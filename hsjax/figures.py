@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import lgamma, pi
 from pathlib import Path
 from textwrap import wrap
@@ -33,6 +33,7 @@ from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from hsjax.logs import SPLITS
@@ -126,6 +127,20 @@ def _log_ticks(axis, values) -> None:
     axis.set_major_locator(locator)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def untangle(figure: Figure, labels: list[Annotation], others: Sequence[Text]) -> None:
+    """Move labels, whose offsets are in points, up or down until they cover nothing of these."""
+    figure.draw_without_rendering()
+    taken = [text.get_window_extent() for text in others]
+    for label in sorted(labels, key=lambda label: label.get_window_extent().y0):
+        x, y = label.xyann
+        for shift in sorted(range(-60, 61, 3), key=abs):
+            label.xyann = (x, y + shift)
+            box = label.get_window_extent()
+            if not any(box.overlaps(one) for one in taken):
+                break
+        taken.append(box)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -32,6 +32,7 @@ from hsjax.figures import (
     new_figure,
     own_settings,
     save,
+    untangle,
 )
 from hsjax.methods import METHODS
 from hsjax.samplers import SAMPLERS
@@ -396,8 +397,9 @@ def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: s
     families = {e.kind: names.get(settings.find(e.kind).method, "others") for e in board.tested}
     colours = dict(zip([*FAMILIES, "others"], LINES, strict=False))
     note = "lower left is better; lines join strengths"
-    figure, body = new_figure(8.2, f"{note}\n{footer}")
+    figure, body = new_figure(10.0, f"{note}\n{footer}")
     body, strip = body.subfigures(2, 1, height_ratios=(8.0, 0.2))
+    labels, numbers = [], []
     for axes, (title, some) in zip(body.subplots(2, 1), shown.items(), strict=True):
         judged = [line for line in some if line.sampler in line.entry.samplers]
         points = [(x.mean("mse_sum"), x.mean(), x.entry) for x in judged]
@@ -407,18 +409,20 @@ def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: s
             style = {"color": colours[family], "linewidth": 0.8, "markersize": 4}
             axes.plot(*zip(*curve, strict=True), "o-", **style)
             look = {"fontsize": 7, "path_effects": HALO, "textcoords": "offset points"}
-            look |= {"color": colours[family]}
-            axes.annotate(kind, curve[-1], (5, 0), va="center", **look)
+            look |= {"color": colours[family], "va": "center_baseline"}
+            labels.append(axes.annotate(kind, curve[-1], (8, 0), **look))
         lows = np.minimum.accumulate([np.inf, *(value for _, value, _ in points)])
         front = [point for point, low in zip(points, lows, strict=False) if point[1] < low]
         for i, (error, value, entry) in enumerate(front, 1):
             axes.plot(error, value, "o", color=colours[families[entry.kind]], markersize=11)
             text = {"color": "white", "fontsize": 7, "weight": "bold"}
-            axes.text(error, value, f"{i}", ha="center", va="center_baseline", **text)
-        named = ", ".join(f"{i} {entry}" for i, (*_, entry) in enumerate(front, 1))
-        describe(
-            axes, "\n".join([title, *wrap(f"none is better in both: {named}", 100)]), y=distance
+            text |= {"ha": "center", "va": "center_baseline"}
+            numbers.append(axes.text(error, value, f"{i}", **text))
+        named = ", ".join(
+            f"{i} {entry}".replace(" ", "\u00a0") for i, (*_, entry) in enumerate(front, 1)
         )
+        heading = [title, *wrap(f"none is better in both: {named}", 100)]
+        describe(axes, "\n".join(heading), y=distance)
         log_x(axes, [error for error, _, _ in points])
         log_y(axes, [value for _, value, _ in points])
         axes.margins(0.08)
@@ -429,6 +433,7 @@ def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: s
         if f in families.values()
     ]
     strip.legend(handles=handles, loc="center", ncols=len(handles), fontsize=8, frameon=False)
+    untangle(figure, labels, numbers)
     save(figure, path)
 
 
