@@ -12,9 +12,9 @@ from hsjax.configs import cifar, default
 
 # What a method takes on these data: that of CIFAR10, but for the authors' constants, by size.
 SETTINGS = cifar.SETTINGS | {
-    "swae": {"loss.beta": 614.0, "sample.sampler": "own"},
-    "spherical_swae": {"loss.beta": 122_880.0, "sample.sampler": "own"},
-    "sphere_encoder": {"sample.sampler": "own"},
+    "swae": {"loss.beta": 614.0},
+    "spherical_swae": {"loss.beta": 122_880.0},
+    "sphere_encoder": {},
     "vqvae": {"loss.beta": 15.0, "sample.sampler": "codes"},
 }
 

@@ -15,10 +15,10 @@ SETTINGS = mnist.SETTINGS | {
     "standard_projected": {"loss.beta": 0.3},
     # The authors' constants.
     "rae": {"loss.beta": 0.048, "method.decoder_weight": 0.064, "sample.sampler": "gmm"},
-    "swae": {"loss.beta": 154.0, "sample.sampler": "own"},
-    "wae": {"loss.beta": 2000.0, "sample.sampler": "own"},
-    "spherical_swae": {"loss.beta": 30_720.0, "sample.sampler": "own"},
-    "sphere_encoder": {"method.angle": 80.0, "sample.sampler": "own"},
+    "swae": {"loss.beta": 154.0},
+    "wae": {"loss.beta": 2000.0},
+    "spherical_swae": {"loss.beta": 30_720.0},
+    "sphere_encoder": {"method.angle": 80.0},
     "vqvae": {"loss.beta": 3.8, "sample.sampler": "codes"},
 }
 

@@ -1,4 +1,5 @@
 """Every field of a run, with its meaning, unit and source. The other configs change a few.
+Sections and numbers in brackets are the paper's (arXiv 2507.15900).
 
 A field is set on the command line with its dotted name: --config.model.latent_dim=64
 """
@@ -30,7 +31,8 @@ def fields(name: str) -> ConfigDict:
     # is scaled to `size` pixels (0: not at all).
     data.size = 0
     data.crop = 0  # see data.size
-    data.corrupt = "refuse"  # a set of which an image can't be read, or "skip" that image
+    # If an image can't be read: "refuse" the set, or "skip" the image.
+    data.corrupt = "refuse"
     # Of a folder without train and test in it: the share of its images that are for testing.
     data.test_share = 0.1
     # Classes, by label, that a run never sees: they are left out of the training images, and of the
@@ -71,9 +73,9 @@ def fields(name: str) -> ConfigDict:
     # Of the learning rate: "step", as the two fields below say; "cosine", to 0 at the last step, so
     # that a finished run can't be prolonged; or "constant".
     train.schedule = "step"
-    train.warmup_epochs = 0.0  # in which it first grows from 0, as a line
+    train.warmup_epochs = 0.0  # in which the learning rate first grows linearly from 0
     train.decay_epochs = (280,)  # epochs after which the learning rate is multiplied
-    train.decay_factor = 0.5  # by this
+    train.decay_factor = 0.5  # of the learning rate, after each of decay_epochs
     train.gradient_clip = 0.0  # global gradient norm above which gradients are scaled; 0 is off
     train.weight_decay = 0.0  # AdamW's, of the kernels alone; 0 is off
     # Decay of moving averages of the weights and of BatchNorm's statistics, such as 0.999; 0 is
@@ -96,8 +98,8 @@ def fields(name: str) -> ConfigDict:
     log.writer = "tensorboard"
 
     config.sample = sample = ConfigDict()
-    # Where new latents come from: see hsjax/samplers/. "own" asks the method.
-    sample.sampler = "prior"
+    # Where new latents come from: "own" asks the method; docs/methods.md lists the others.
+    sample.sampler = "own"
     sample.fit_split = "train"  # split whose embeddings samplers are fitted to: train or test
     sample.count = 10_000  # samples a sampler, or the number of test images if that is smaller
     # Training steps, of 200 latents (codes: 64), of a sampler that is a network: two_stage, ncp,
@@ -116,6 +118,7 @@ def fields(name: str) -> ConfigDict:
     evaluate.latent_scale = 1.0
     # All samplers that are compared, besides sample.sampler.
     evaluate.samplers = (
+        "own",
         "prior",
         "uniform_sphere",
         "vmf",

@@ -23,14 +23,12 @@ SETTINGS = {
     },
     "autoencoder": {"sample.sampler": "gmm"},
     "rae": {"loss.beta": 0.0128, "sample.sampler": "gmm"},  # the authors' constants
-    "sphere_ae": {"sample.sampler": "own"},
-    "svae": {"loss.beta": 0.3, "sample.sampler": "own"},
-    "swae": {"loss.beta": 61.0, "sample.sampler": "own"},  # the authors' constants
-    "wae": {"loss.beta": 200.0, "sample.sampler": "own"},
-    "spherical_swae": {"loss.beta": 7840.0, "sample.sampler": "own"},
-    "sphere_encoder": {"sample.sampler": "own"},
-    "mixture": {"loss.beta": 0.3, "sample.sampler": "own"},
-    "vampprior": {"loss.beta": 0.3, "sample.sampler": "own"},
+    "svae": {"loss.beta": 0.3},
+    "swae": {"loss.beta": 61.0},  # the authors' constants
+    "wae": {"loss.beta": 200.0},
+    "spherical_swae": {"loss.beta": 7840.0},
+    "mixture": {"loss.beta": 0.3},
+    "vampprior": {"loss.beta": 0.3},
     "vqvae": {"loss.beta": 1.5, "sample.sampler": "codes"},  # the authors' constant
 }
 

@@ -174,9 +174,8 @@ class Checkpoints:
                     remove(aside / str(step))
                     rename(self.folder / str(step), aside / str(step))
                 moved = f"moved to {aside}, "
-            logging.warning(
-                "the checkpoint of step %d is damaged: %susing the one before it", step, moved
-            )
+            instead = "using the one before it" if step != steps[0] else "there is none before it"
+            logging.warning("the checkpoint of step %d is damaged: %s%s", step, moved, instead)
         return None
 
     def _read(self, step: int, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

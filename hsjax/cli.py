@@ -123,7 +123,8 @@ _USAGE = """Train a VAE and judge it, or judge a trained one again.
 In a clone, python main.py is the same. `hsjax fields` lists every field of a
 config, with its default and its meaning. Change a field with
 --config.FIELD=VALUE, such as --config.model.latent_dim=64. Repeat a command to
-continue a run. An evaluation takes the fields of sample and evaluate alone.
+continue a run. An evaluation takes the fields of sample and evaluate, and
+where the data is: data.name, data.dir, data.device_share.
 """
 
 

@@ -15,6 +15,7 @@ from hsjax.cli import COMMANDS, CONFIGS, start
 from hsjax.errors import UserError
 from hsjax.files import workdir_path
 from hsjax.methods import METHODS
+from hsjax.samplers import SAMPLERS
 from hsjax.terminal import command, counted, fold, tell
 
 
@@ -40,7 +41,7 @@ def _of_a_run(*about: str) -> _Parser:
     return parser
 
 
-_SAMPLER = "sampler of the latents (default: the run's sample.sampler)"
+_SAMPLER = f"one of {', '.join(SAMPLERS)} (default: the run's sample.sampler)"
 _SEED = "seed of the random numbers (default: 0)"
 _OUT = "--out=FOLDER gets PNGs, NAME.npz one array (arr_0, uint8), NAME.png one picture."
 

@@ -157,7 +157,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "train.loop": ("auto", _one_of(("auto", "scan", "steps"))),
     "train.debug_nans": (False, _switch),
     "log.writer": ("tensorboard", _one_of(logs.WRITERS)),
-    "sample.sampler": ("prior", _one_of(samplers.SAMPLERS)),
+    "sample.sampler": ("own", _one_of(samplers.SAMPLERS)),
     "sample.fit_split": ("train", _one_of(("train", "test"))),
     "sample.count": (10_000, _whole(2)),
     "sample.steps": (4, _whole(1, 1000)),
@@ -167,7 +167,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "evaluate.latent_scale": (1.0, _POSITIVE),
     "evaluate.samplers": (
         (
-            *("prior", "uniform_sphere", "vmf", "gaussian", "gmm"),
+            *("own", "prior", "uniform_sphere", "vmf", "gaussian", "gmm"),
             *("projected_gaussian", "projected_gmm", "angles"),
         ),
         _some_of(samplers.SAMPLERS),
@@ -300,7 +300,8 @@ def of_evaluation(path: Path, fields: Mapping[str, Any]) -> ConfigDict:
         if not field.startswith(_FREE_GROUPS) and field not in _MOVED and value != own[field]:
             raise UserError(
                 f"{path} was trained with {field}={_shown(own[field])}, which stays: an evaluation "
-                f"takes the fields of sample and evaluate alone, so leave out {field}"
+                f"takes the fields of sample and evaluate, data.name, data.dir and "
+                f"data.device_share alone, so leave out {field}"
             )
     _stored(own, path / "config.json")
     found = _nested(own | chosen)

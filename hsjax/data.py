@@ -70,7 +70,8 @@ def load(
         if name == "digits":
             return _load_digits()
         path = os.path.expanduser(name)
-        return _checked(name, path, read_npz(path, _ARRAYS))
+        advice = "give data.name an .npz of plain arrays of numbers, as np.savez writes it"
+        return _checked(name, path, read_npz(path, _ARRAYS, advice))
     if name.endswith("/") or (
         name[:1] in ("/", "~", ".") and os.path.isdir(os.path.expanduser(name))
     ):

@@ -148,10 +148,11 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
             raise UserError(
                 "the metric topology: gudhi is not installed: in a clone, pip install '.[topology]'"
             )
-        if (count := len(dataset.test_images)) < topology.LEAST:
+        count = min(config.sample.count, len(dataset.test_images))
+        if count < topology.LEAST:
             raise UserError(
-                f"the metric topology needs {topology.LEAST} test images, and there are {count}: "
-                "leave it out of evaluate.metrics"
+                f"the metric topology needs {topology.LEAST} test images and samples, and there "
+                f"are {count}: leave it out of evaluate.metrics"
             )
     if config.evaluate.features == "inception":
         (network,) = feature_networks(config, dataset)
@@ -264,7 +265,7 @@ def evaluate(
         state,
         lambda: bank if config.sample.fit_split == "train" else test,
         {"encode": encoded, "decode": decoded, "say": say},
-        batch_size=batch_size,
+        batch_size=config.train.batch_size,
         folder=kept,
     )
     names = dict.fromkeys((config.sample.sampler, *config.evaluate.samplers))

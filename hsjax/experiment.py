@@ -281,7 +281,6 @@ class _Run(NamedTuple):
 def _open(config, path, dataset, networks=None) -> _Run:
     """The run, or the UserError that says why not, before anything is written."""
     dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
-    evaluation.check(config, dataset)
     logs.check(config.log.writer)
     checksums = _checksums(dataset)
     _check_data(path, checksums)
@@ -293,6 +292,7 @@ def _open(config, path, dataset, networks=None) -> _Run:
     watched = watch, *dataset[3:]
     if config.evaluate.split == "test":
         dataset = dataset._replace(**tests)
+    evaluation.check(config, dataset)
     others = evaluation.outside(config, dataset, left_out)
     shape, count = dataset.train_images.shape[1:], len(dataset.train_images)
     method = METHODS[config.method.name]
@@ -353,9 +353,12 @@ def _check_data(path, checksums) -> None:
 def _is_streamed(run) -> bool:
     """Whether the training images take too much of a device's memory, in any process."""
     images = run.dataset.train_images
-    on_device = isinstance(images, jax.Array)
-    fits = on_device or images.nbytes <= run.config.data.device_share * devices.memory()
-    return not all(devices.allgather(fits))
+    return not all(devices.allgather(isinstance(images, jax.Array) or fits(images, run.config)))
+
+
+def fits(images, config: ConfigDict) -> bool:
+    """Whether training images take no more of a device's memory than data.device_share."""
+    return images.nbytes <= config.data.device_share * devices.memory()
 
 
 def _check_alike(run) -> None:
@@ -425,7 +428,8 @@ def _train(members, stop_signal, together=False) -> list:
             step = training.steps_done(state)
             rows = [
                 _averages(history, _steps_in_history(setup, step))
-                for history in place.part(state.history)
+                for i, history in enumerate(place.part(state.history))
+                if i not in ended
             ]
             progress.show(step, _shown(rows, SHOWN), new=step - first)
             if not (several or together or np.isfinite(rows[0]["loss"])):
@@ -549,8 +553,10 @@ def _save(member, state):
         if member.records:
             member.records.sync()
             kept = run.config.train.keep_best
-            best = None if kept == "none" else best_step(run.path, kept)
-            member.checkpoints.save(int(state.step), _on_this_process(state), best)
+            step = int(state.step)
+            there = {*member.checkpoints.steps(), step}
+            best = None if kept == "none" else best_step(run.path, kept, there)
+            member.checkpoints.save(step, _on_this_process(state), best)
 
 
 def _is_pictured(run, step) -> bool:
@@ -570,14 +576,14 @@ def _watch(run, state, beta) -> dict[str, float]:
     batch_size = whole_batch(run.config.train.batch_size)
     # With defaults, whatever the evaluation takes: fields of that are free to change.
     inference = build_inference(run.setup, run.objective)
+    key = keys(run.config.seed)[0]
     try:
         posterior = embed(inference, state, images, batch_size)
+        z = jax.jit(type(posterior).sample)(posterior, key)
+        found = {"mse": mean_squared_error(inference, state, images, z, batch_size)}
     except UserError:  # the next epoch will say that the run has diverged
         return {}
-    key = keys(run.config.seed)[0]
-    z = jax.jit(type(posterior).sample)(posterior, key)
     terms = inference.terms(state, posterior, key, images, labels)
-    found = {"mse": mean_squared_error(inference, state, images, z, batch_size)}
     found |= {term: float(value) for term, value in terms.items()}
     found["loss"] = found["mse"] + beta * found["regulariser"]
     return {f"{name}_{term}": value for term, value in found.items()}

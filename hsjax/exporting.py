@@ -127,7 +127,7 @@ def write(
     weights = named({"params": state.params, "batch_stats": state.batch_stats})
     parts = {"model": weights, "samplers": _flat(fits)}
     if half:
-        parts = {name: _cast(arrays, np.float32, np.float16) for name, arrays in parts.items()}
+        parts = {name: _halved(arrays) for name, arrays in parts.items()}
     files = {f"{name}.{ending}": encoded(arrays) for name, arrays in parts.items()}
     card = cards.card(run.config, run.setup, state, run.metrics, run.data, note)
     card["format"] = format
@@ -139,8 +139,16 @@ def write(
         write_text(folder / "README.md", cards.markdown(card, out.name))
 
 
-def _cast(arrays: _Arrays, old: type, new: type) -> _Arrays:
-    return {name: x.astype(new) if x.dtype == old else x for name, x in arrays.items()}
+def _halved(arrays: _Arrays) -> _Arrays:
+    """In float16, but for what that can't hold, such as a large κ."""
+    most = np.finfo(np.float16).max
+    fits = {k for k, x in arrays.items() if x.dtype == np.float32 and abs(x).max(initial=0) <= most}
+    return {name: x.astype(np.float16) if name in fits else x for name, x in arrays.items()}
+
+
+def _widened(arrays: _Arrays) -> _Arrays:
+    """What `_halved` has halved, in float32."""
+    return {k: x.astype(np.float32) if x.dtype == np.float16 else x for k, x in arrays.items()}
 
 
 class Exported(NamedTuple):
@@ -174,7 +182,7 @@ def read(path: Path) -> Exported:
             data = (path / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != sums.get(name):
                 raise ValueError("it is not the file that the card is of")
-            arrays.append(_cast(decoded(data), np.float16, np.float32))
+            arrays.append(_widened(decoded(data)))
         except Exception as error:  # damaged bytes may provoke any
             raise UserError(
                 f"{path / name} can't be read ({reason(error)}): get a good copy of the folder"

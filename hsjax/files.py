@@ -66,7 +66,11 @@ def plainly_named(folder: Path) -> Iterator[Path]:
         yield link
 
 
-def read_npz(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def read_npz(
+    path: str | Path,
+    names: Iterable[str] | None = None,
+    advice: str = "judge the run again with --mode=evaluate",
+) -> dict[str, np.ndarray]:
     """Those of the named arrays that the file holds, or all; UserError if one can't be read whole.
 
     Members are read to their end, which is where the zip checks their CRC: np.load stops early
@@ -84,13 +88,10 @@ def read_npz(path: str | Path, names: Iterable[str] | None = None) -> dict[str, 
                         if member.read(1):
                             raise ValueError("bytes are left over after the array")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file: give data.name the path of an .npz") from error
+        raise UserError(f"{path}: no such file: {advice}") from error
     except Exception as error:  # a damaged file fails in a dozen ways
         what = f"{reading} cannot be read" if reading else "not a whole .npz file"
-        raise UserError(
-            f"{path}: {what} ({reason(error)}): "
-            "write it again with np.savez, as plain arrays of numbers"
-        ) from error
+        raise UserError(f"{path}: {what} ({reason(error)}): {advice}") from error
     return arrays
 
 

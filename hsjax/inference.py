@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics
 from jax import Array
 
 from hsjax import batches, devices, training
@@ -147,19 +146,6 @@ def _check_finite(part: str, *outputs: np.ndarray) -> None:
         raise UserError(f"the {part}'s output is not finite: the run has diverged, train it again")
 
 
-@jax.numpy_dtype_promotion("standard")  # which clu needs
-def mean_squared_error(
-    inference: Inference, state: training.TrainState, images, z, batch_size: int
-) -> float:
-    """Mean over all images of the squared error summed over an image's values."""
-    average = metrics.Average.empty()
-    for indices, mask in batches.eval_batches(len(images), batch_size):
-        errors = inference.errors(state, images[indices], z[indices])
-        part = metrics.Average.from_model_output(errors, mask=jnp.asarray(mask))
-        average = average.merge(part)
-    return float(average.compute())
-
-
 def squared_errors(
     inference: Inference, state: training.TrainState, images, z, batch_size: int
 ) -> np.ndarray:
@@ -173,6 +159,18 @@ def squared_errors(
         parts.append(np.asarray(inference.errors(state, images[indices], z[indices]))[mask])
     _check_finite("decoder", *parts)
     return np.concatenate(parts)
+
+
+def mean_squared_error(
+    inference: Inference, state: training.TrainState, images, z, batch_size: int
+) -> float:
+    """Mean over all images of the squared error summed over an image's values.
+
+    Raises:
+      UserError: an error that is not a finite number.
+    """
+    errors = squared_errors(inference, state, images, z, batch_size)
+    return float(errors.mean(dtype=np.float64))
 
 
 def example_images(

@@ -40,6 +40,13 @@ from hsjax.terminal import command, tell
 
 GENERATED = "<!-- What follows was written by `hsjax leaderboard`. -->"
 TITLES = {"cifar10": "CIFAR10 (JPEG re-encoded)", "mnist": "MNIST", "digits": "Digits"}
+# The runs of a board agree in these.
+ALIKE = (
+    *("data.name", "evaluate.batch_norm", "data.leave_out", "data.validation_share"),
+    *("model.latent_dim", "model.stages", "train.epochs", "train.batch_size"),
+    *("train.learning_rate", "sample.count", "sample.fit_split", "evaluate.latent_scale"),
+    *("evaluate.features", "evaluate.feature_seeds", "evaluate.feature_steps"),
+)
 UNFITTED = ("own", "prior", "uniform_sphere")
 WITHOUT_STRENGTH = ("autoencoder", "sphere_ae")
 FAMILIES = {
@@ -116,24 +123,32 @@ class Board(NamedTuple):
 
 
 def boards(rows: list[dict]) -> list[Board]:
-    """The rows by data, n, network, epochs, batch size, and BatchNorm's mode when judged.
+    """The rows by what they have in common, `ALIKE`.
 
     Rows that diverged, or whose samples weren't judged, are left out. Rows of one run under
     different samplers are joined.
 
     Raises:
-      UserError: no row is left.
+      UserError: no row is left, or runs of one kind and strength have other settings.
     """
     groups: dict[tuple, tuple[dict, dict[str, dict[tuple[str, float], dict]]]] = {}
+    models: dict[tuple, dict] = {}
     for row in rows:
-        numbers, config = row.get("numbers", {}), row["config"]
+        numbers, config = row.get("numbers", {}), flattened(row["config"])
         if not numbers.get("generation"):
             continue
-        model, train, name = config["model"], config["train"], Path(config["data"]["name"]).stem
-        mode = numbers.get("batch_norm", "running")
-        alike = name, mode, row["n"], str(model["stages"]), train["epochs"], train["batch_size"]
+        config["data.name"] = Path(config["data.name"]).stem
+        alike = tuple(str(config.get(field)) for field in ALIKE)
+        key = row["kind"], row["strength"]
+        model = {f: v for f, v in config.items() if f.startswith(("method.", "model.", "loss."))}
+        known = models.setdefault((alike, *key), model)
+        if other := [f for f in model if known.get(f, model[f]) != model[f]]:
+            raise UserError(
+                f"{key[0]} {key[1]:g}: there are runs of {other[0]}={known[other[0]]} and of "
+                f"{model[other[0]]}: make a leaderboard of each"
+            )
         splits = groups.setdefault(alike, (row, {"test": {}, "validation": {}}))[1]
-        runs = splits[numbers.get("split", "test")].setdefault((row["kind"], row["strength"]), {})
+        runs = splits[numbers.get("split", "test")].setdefault(key, {})
         if row["seed"] not in runs:
             runs[row["seed"]] = row
             continue
@@ -142,19 +157,25 @@ def boards(rows: list[dict]) -> list[Board]:
             known["samplers"] = new["samplers"] | known["samplers"]
     if not groups:
         raise UserError("no finished run whose samples were judged")
-    return [
-        Board(
-            name if mode == "running" else f"{name}_{mode}",
-            TITLES.get(name, name) + f", {mode} statistics" * (mode != "running"),
-            row["config"],
-            row["device"],
-            *(
-                [Entry(*key, runs) for key, runs in splits[s].items()]
-                for s in ("test", "validation")
-            ),
+    found = []
+    for alike, (row, splits) in groups.items():
+        name, mode, *_ = alike
+        rivals = [other for other in groups if other[:2] == alike[:2]]
+        differing = [
+            f"{field} {value}"
+            for field, value, *values in zip(ALIKE, alike, *rivals, strict=True)
+            if len(set(values)) > 1
+        ]
+        batch = mode == "batch"
+        number = f"_{rivals.index(alike) + 1}" * bool(differing)
+        title = ", ".join([TITLES.get(name, name), *["batch statistics"] * batch, *differing])
+        entries = (
+            [Entry(*key, runs) for key, runs in splits[split].items()]
+            for split in ("test", "validation")
         )
-        for (name, mode, *_), (row, splits) in groups.items()
-    ]
+        name += "_batch" * batch + number
+        found.append(Board(name, title, row["config"], row["device"], *entries))
+    return found
 
 
 def nearest(entry: Entry, among: Callable[[str], bool]) -> Line:

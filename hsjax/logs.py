@@ -12,7 +12,7 @@ import shutil
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +254,8 @@ def check(writer: str) -> None:
         )
 
 
-def best_step(workdir: Path, term: str) -> int | None:
-    """The step with the least validation "mse" or "loss" of those in metrics.jsonl, if any.
+def best_step(workdir: Path, term: str, among: Iterable[int]) -> int | None:
+    """The one of these steps with the least validation "mse" or "loss" in metrics.jsonl, if any.
 
     Losses are compared with the newest β: one that still grows would favour the beginning.
     """
@@ -266,7 +266,7 @@ def best_step(workdir: Path, term: str) -> int | None:
             return row["validation_mse"]
         return row["validation_mse"] + rows[-1]["beta"] * row["validation_regulariser"]
 
-    finite = [row for row in rows if math.isfinite(value(row))]
+    finite = [row for row in rows if row["step"] in among and math.isfinite(value(row))]
     return min(finite, key=value)["step"] if finite else None
 
 

@@ -71,7 +71,7 @@ class Run:
             self.state,
             lambda: self.posterior(self.config.sample.fit_split),
             {"encode": self.encode, "decode": self._as_saved},
-            batch_size=self._batch_size,
+            batch_size=self.config.train.batch_size,
             folder=parts.folder,
             fits=parts.fits,
         )
@@ -139,8 +139,8 @@ class Run:
           count: at least 1.
           sampler: a name in `hsjax.samplers.SAMPLERS`; the config's sample.sampler if None. It is
             fitted to the embeddings of the run, unless that has been done before.
-          seed: of the random numbers. With the config's seed and the count of an evaluation, these
-            are the samples that were judged.
+          seed: of the random numbers. With the config's seed and the count of an evaluation, up to
+            10,000, these are the samples that were judged.
 
         Raises:
           UserError: another count or name, or a sampler that can't be fitted.
@@ -320,13 +320,18 @@ def restored(
     """
     step, kept = None, config.train.keep_best
     if config.evaluate.checkpoint == "best":
-        step = None if kept == "none" else best_step(path, kept)
-        if step not in checkpoints.steps():
+        step = None if kept == "none" else best_step(path, kept, checkpoints.steps())
+        if step is None:
             raise UserError(
                 f"{path} keeps no best checkpoint: train it with train.keep_best, or leave "
                 "evaluate.checkpoint at newest"
             )
     state = checkpoints.restore(like, move=False, only=step)
+    if state is None and step is not None:
+        raise UserError(
+            f"{path}: the best checkpoint (step {step}) is damaged: leave evaluate.checkpoint at "
+            "newest"
+        )
     if state is None:
         raise UserError(f"{path} has no good checkpoint: train it first with --mode=train")
     return state

@@ -134,8 +134,8 @@ class Sampling:
             if path.exists():
                 try:
                     return from_arrays(sampler, read_npz(path))
-                except (TypeError, UserError) as error:
-                    logging.warning("%s: fitting %s again", error, what)
+                except (TypeError, UserError):
+                    logging.warning("%s is damaged: fitting %s again", path, what)
         try:
             parameters = sampler.fit(posterior.mean, posterior=posterior, key=key, **self._context)
         except ValueError as reason:

@@ -1,13 +1,14 @@
-"""Is the generation better at equal reconstruction error? The sweep of figure 2.
+"""Train methods at many strengths, and compare them at equal reconstruction error.
 
     hsjax sweep --quick
     hsjax sweep --config=cifar --n=50,200 --seeds=0,1 --together=4 \\
     --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
 
 trains and judges every (kind, strength, n, seed) under every sampler. A kind
-is a method, whose strength is loss.beta, or a setting of one. A finished run
-is one line of --out with its whole config; repeating the command does what is
-missing, and a run stopped halfway goes on from its checkpoint. --judge judges
+is a method, whose strength is loss.beta, or a setting of one; that of
+compressed, half and spread is method.angle_gain. A finished run is one line of
+--out with its whole config; repeating the command does what is missing, and a
+run stopped halfway goes on from its checkpoint. The figure is the paper's 2. --judge judges
 every run once more with other fields of sample and evaluate; strengths are
 chosen on images held out of training, not on the test images:
 
@@ -49,7 +50,7 @@ USEFUL = {"cifar10": 8.0}
 QUICK = {
     "points": ["standard=0.03,0.1,0.3", "compressed=1,3,10", "spread=0,3,10"],
     "n": "16,32,64",
-    "set": ["train.epochs=60", "train.decay_epochs=(48,)"],
+    "epochs": 60,
 }
 
 
@@ -191,7 +192,12 @@ def run_together(
 
 
 def _line(point: Point, config: ConfigDict, found: dict | Diverged, seconds: float) -> dict:
-    device = jax.devices()[0]
+    device, epochs = jax.devices()[0], config.train.epochs
+    if not isinstance(found, Diverged) and found["epoch"] > epochs:
+        raise UserError(
+            f"{point} was trained for {found['epoch']} epochs before, and {epochs} are wanted now: "
+            "give another --out"
+        )
     return {
         **point._asdict(),
         "config": identity(config),
@@ -344,9 +350,10 @@ def report(
     rows = [row for row in rows if row.get("numbers", {}).get("generation")]
     if not rows:
         tell("no finished run whose samples were judged yet")
-    alike: dict[tuple[str, ...], list[dict]] = {}  # in images, BatchNorm and samplers
+    alike: dict[tuple, list[dict]] = {}  # in data, length, judgement and samplers
     for row in rows:
-        alike.setdefault((judgement(row), *distances(row)), []).append(row)
+        trained = row["config"]["data"]["name"], row["config"]["train"]["epochs"]
+        alike.setdefault((judgement(row), *trained, *distances(row)), []).append(row)
     for i, ((which, *_), group) in enumerate(alike.items()):
         own = path if i == 0 else path.with_stem(f"{path.stem}_{i + 1}")
         _report(own, which, group, equal, key)
@@ -459,8 +466,8 @@ def main() -> None:
 
 def sweep(arguments: argparse.Namespace) -> None:
     """The runs of the command line that have no line yet, in order."""
-    quick: dict[str, Any] = QUICK if arguments.quick else {"points": [], "n": None, "set": []}
-    changes = quick["set"] + arguments.set
+    quick: dict[str, Any] = QUICK if arguments.quick else {"points": [], "n": None, "epochs": None}
+    epochs = quick["epochs"] if arguments.epochs is None else arguments.epochs
     try:
         n = arguments.n or quick["n"] or str(base(arguments.config).model.latent_dim)
         dimensions = [int(n) for n in n.split(",")]
@@ -475,7 +482,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         raise UserError("give points such as standard=0.1,0.3, and a shard from 1/k to k/k")
     judged = [[], *(text.split(";") for text in arguments.judge)]
     jobs = [
-        (point, config_of(arguments.config, point, changes + fields, arguments.epochs))
+        (point, config_of(arguments.config, point, arguments.set + fields, epochs))
         for point in wanted[shard - 1 :: shards]
         for fields in judged
     ]
@@ -485,8 +492,9 @@ def sweep(arguments: argparse.Namespace) -> None:
     if missing:
         start(arguments.together)
         dataset = data.of_config(missing[0][1].data)
-        images: Any = jnp.asarray(dataset.train_images)  # once for all runs
-        dataset = dataset._replace(train_images=images)
+        if experiment.fits(dataset.train_images, missing[0][1]):
+            images: Any = jnp.asarray(dataset.train_images)  # once for all runs
+            dataset = dataset._replace(train_images=images)
     folder, done = arguments.out.with_suffix(""), 0
     if arguments.together == 1:
         for i, (point, config) in enumerate(missing):

@@ -13,6 +13,7 @@ import pytest
 from conftest import of_judgement
 from matplotlib.image import imread
 
+import hsjax
 from hsjax import data, experiment, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
@@ -587,6 +588,10 @@ def test_the_best_checkpoint_is_kept_and_judged(lean, tmp_path, monkeypatch):
         numbers = experiment.train_and_evaluate(lean, tmp_path)
         kept.append((numbers["epoch"], sorted(map(int, os.listdir(tmp_path / "checkpoints")))))
     assert kept == [(2, [10, 15]), (2, [10, 20]), (5, [25])]
+    copy = shutil.copytree(tmp_path, tmp_path.with_name("copy"))
+    (copy / "checkpoints" / "25" / "sha256.json").write_text("{}")
+    with pytest.raises(UserError, match=r"best checkpoint \(step 25\) is damaged: leave evaluate"):
+        hsjax.load(copy)
     lean.train.keep_best = "none"
     with pytest.raises(UserError, match=r"keeps no best checkpoint: train it with train.keep_b"):
         experiment.train_and_evaluate(lean, tmp_path)

@@ -14,14 +14,14 @@ from hsjax import leaderboard, settings, sweep
 from hsjax.errors import UserError
 
 
-def row(kind, strength, seed, mse, distances, split="test", **changes):
+def row(kind, strength, seed, mse, distances, split="test", *changes):
     """A finished run that was judged under these samplers."""
     point = sweep.Point(kind, strength, 8, seed)
-    config = sweep.config_of("digits", point, [f"evaluate.split={split}"])
+    config = sweep.config_of("digits", point, [f"evaluate.split={split}", *changes])
     samplers = {name: {"to_test": x, "precision": 0.5} for name, x in distances.items()}
     networks = [{"distance": "FD[x]", "samplers": samplers}]
     numbers = {"mse_sum": mse, "mse_per_value_x1000": mse, "knn_accuracy": 0.9, "split": split}
-    numbers |= {"generation": networks, "sample_count": 9} | changes
+    numbers |= {"generation": networks, "sample_count": 9}
     shown = {"config": sweep.identity(config), "numbers": numbers, "device": "cpu"}
     return point._asdict() | shown
 
@@ -63,19 +63,23 @@ def test_strengths_and_samplers_are_chosen_on_validation_images():
 def test_runs_are_joined_by_what_was_trained_alike():
     more = [
         row("standard", 0.1, 0, 1.0, {"flow": 7.0}),  # the same run, judged once more
-        row("standard", 0.1, 0, 1.0, {"own": 1.0}, batch_norm="batch"),
+        row("standard", 0.1, 0, 1.0, {"own": 1.0}, "test", "evaluate.batch_norm=batch"),
         {**ROWS[0], "numbers": {}},
-        {**ROWS[0], "n": 16},
+        row("standard", 0.1, 0, 1.0, {"own": 1.0}, "test", "evaluate.latent_scale=1.5"),
     ]
     ours, batch, other = leaderboard.boards(json.loads(json.dumps(ROWS + more)))
-    assert (ours.title, batch.title) == ("Digits", "Digits, batch statistics")
-    assert (ours.name, batch.name) == ("digits", "digits_batch")
+    titles = "Digits, evaluate.latent_scale 1.0", "Digits, evaluate.latent_scale 1.5"
+    assert (ours.title, other.title, batch.title) == (*titles, "Digits, batch statistics")
+    assert (ours.name, other.name, batch.name) == ("digits_1", "digits_2", "digits_batch")
     assert [len(entry.runs) for entry in ours.tested] == [1, 1, 2, 1]
     assert ours.tested[0].samplers == ["own", "gmm", "flow"]
     assert leaderboard.Line(ours.tested[0], "own").mean() == 40.0
     assert len(other.tested) == 1
     with pytest.raises(UserError, match="no finished run"):
         leaderboard.boards(more[2:3])
+    other = row("standard", 0.1, 1, 1.0, {"own": 1.0}, "test", "model.project=True")
+    with pytest.raises(UserError, match=r"runs of model.project=False and of True"):
+        leaderboard.boards([*ROWS, other])
 
 
 def test_places_are_shared_within_the_spread_over_seeds():

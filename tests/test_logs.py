@@ -120,9 +120,11 @@ def test_the_best_step_is_of_validation_alone(tmp_path):
         ROW | {"epoch": e, "step": 6 * e} | {name: x[e - 1] for name, x in terms.items()}
         for e in (1, 2, 3, 4)
     ]
-    assert logs.best_step(tmp_path, "mse") is None
+    steps = (6, 12, 18, 24)
+    assert logs.best_step(tmp_path, "mse", steps) is None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert logs.best_step(tmp_path, "mse") == 12
-    assert logs.best_step(tmp_path, "loss") == 6
+    assert logs.best_step(tmp_path, "mse", steps) == 12
+    assert logs.best_step(tmp_path, "loss", steps) == 6
+    assert logs.best_step(tmp_path, "loss", (18, 24)) == 18  # the others are gone
     (tmp_path / "metrics.jsonl").write_text(json.dumps(ROW | {"validation_mse": math.nan}))
-    assert logs.best_step(tmp_path, "mse") is None
+    assert logs.best_step(tmp_path, "mse", steps) is None

@@ -621,3 +621,6 @@ def test_copies_are_nearest_to_what_they_copy_and_ties_count_half():
     assert share_nearest_to_training(train[:40], train, test) == 1.0
     assert share_nearest_to_training(test[:40], train, test) == 0.0
     assert share_nearest_to_training(normal(40, 4, 2), train, train) == 0.5
+    train, test, shared = normal(100, 64), normal(100, 64, 1), normal(50, 64, 2)
+    both = np.concatenate([train, shared]), np.concatenate([test[:7], shared, test[7:]])
+    assert share_nearest_to_training(shared, *both) == 0.5

@@ -192,6 +192,8 @@ def test_an_export_in_half_precision_is_half_as_large_and_nearly_the_same(run, t
     found = hsjax.load(tmp_path / "half")
     assert {x.dtype for x in jax.tree.leaves(found.state.params)} == {np.dtype("float32")}
     np.testing.assert_allclose(found.sample(9, "vmf"), run.sample(9, "vmf"), atol=2e-2)
+    arrays = exporting._halved({"kappa": np.float32([1e5]), "kernel": np.float32([0.5])})
+    assert [x.dtype for x in arrays.values()] == ["float32", "float16"]
 
 
 class Flat(nnx.Module):

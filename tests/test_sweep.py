@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from hsjax import experiment, settings, sweep
+from hsjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -119,6 +121,45 @@ def test_runs_are_judged_in_several_ways_and_told_apart(tmp_path, monkeypatch, c
     assert (tmp_path / "sweep_n4.png").exists()
     assert (tmp_path / "sweep_2_n4.png").exists()
     assert (tmp_path / "sweep_3_n4.png").exists()
+
+
+def test_a_longer_run_is_no_shorter_one(tmp_path, monkeypatch):
+    point = sweep.Point("standard", 0.1, 4, 0)
+    config = sweep.config_of("digits", point, [], 3)
+    monkeypatch.setattr(experiment, "train_and_evaluate", lambda *_, **__: {"epoch": 9})
+    with pytest.raises(UserError, match="for 9 epochs before, and 3 are wanted now"):
+        sweep.run(point, config, None, tmp_path)
+
+
+def test_a_quick_sweep_may_be_shorter_still(tmp_path, monkeypatch):
+    lengths = set()
+
+    def run(point, config, dataset, workdir):
+        lengths.add((config.train.epochs, config.train.decay_epochs))
+        return line(*point[:2], 0, 1.0, 2.0, point.n) | {"config": sweep.identity(config)}
+
+    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(sweep, "report", lambda *_: None)
+    for epochs in ([], ["--epochs=10"]):
+        monkeypatch.setattr(sys, "argv", ["sweep", "--quick", f"--out={tmp_path}/x", *epochs])
+        sweep.main()
+    assert lengths == {(60, (48,)), (10, (8,))}
+
+
+def test_images_that_take_too_much_memory_stay_on_the_host(tmp_path, monkeypatch):
+    kinds = []
+
+    def run(point, config, dataset, workdir):
+        kinds.append(isinstance(dataset.train_images, jax.Array))
+        return line(*point[:2], 0, 1.0, 2.0, point.n) | {"config": sweep.identity(config)}
+
+    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(sweep, "report", lambda *_: None)
+    for share in (0.25, 0.0):
+        command = ["sweep", "rae=1", f"--out={tmp_path}/x", f"--set=data.device_share={share}"]
+        monkeypatch.setattr(sys, "argv", command)
+        sweep.main()
+    assert kinds == [True, False]
 
 
 def test_equal_error_interpolates_between_averages_over_seeds():

@@ -148,5 +148,8 @@ def test_too_few_images_are_one_line_before_the_training():
     config.evaluate.metrics = ("topology",)
     images = np.zeros((4, 6, 10, 1), np.uint8)
     evaluation.check(config, data.Dataset("four", images, None, images, None))
-    with pytest.raises(UserError, match="needs 4 test images, and there are 3"):
+    with pytest.raises(UserError, match="needs 4 test images and samples, and there are 3"):
         evaluation.check(config, data.Dataset("three", images, None, images[:3], None))
+    config.sample.count = 3
+    with pytest.raises(UserError, match="needs 4 test images and samples, and there are 3"):
+        evaluation.check(config, data.Dataset("four", images, None, images, None))

@@ -108,9 +108,9 @@ def geometry(mean) -> dict[str, dict[str, float]]:
     n = mean.shape[1]
     radii = np.linalg.norm(mean, axis=1)
     cosines = np.abs(overlaps(mean[_chosen(len(mean))])[0])
-    units = _units(mean)
+    units = unit_rows(mean)
     # By the chord, which has digits where the cosine is near 1.
-    chords = np.linalg.norm(units - _units(units.sum(axis=0, keepdims=True)), axis=1)
+    chords = np.linalg.norm(units - unit_rows(units.sum(axis=0, keepdims=True)), axis=1)
     angle = max(2.0 * np.arcsin(min(np.quantile(chords, 0.95) / 2.0, 1.0)), 1e-7)
 
     typical = np.sqrt(2.0) * poch(n / 2, 0.5)  # E ‖z‖
@@ -165,7 +165,7 @@ def overlaps(means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
       (cosines, first, second), each [count (count - 1) / 2]; the latter two index the latents.
     """
-    units = _units(means)
+    units = unit_rows(means)
     first, second = np.triu_indices(len(units), 1)
     return np.clip((units @ units.T)[first, second], -1.0, 1.0), first, second
 
@@ -229,7 +229,7 @@ def groups(means) -> np.ndarray:
     if n < 3:
         raise ValueError(f"three groups need at least 3 coordinates, got {n}")
     parts = np.split(means, [n // 3, 2 * (n // 3)], axis=1)
-    return _units(np.stack([part.mean(axis=1, dtype=np.float64) for part in parts], axis=1))
+    return unit_rows(np.stack([part.mean(axis=1, dtype=np.float64) for part in parts], axis=1))
 
 
 @np.errstate(under="ignore")
@@ -275,7 +275,7 @@ def _chosen(count) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(count, 3000, replace=False))
 
 
-def _units(x) -> np.ndarray:
+def unit_rows(x) -> np.ndarray:
     """Rows over their norms in float64; a zero row stays zero."""
     x = np.asarray(x, np.float64)
     norms = np.linalg.norm(x, axis=1, keepdims=True)

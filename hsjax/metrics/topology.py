@@ -9,6 +9,7 @@ Lengths are in units of the median distance between points. Gudhi computes the d
 import numpy as np
 
 from hsjax.metrics.frechet import finite_rows, moments
+from hsjax.metrics.latents import unit_rows
 
 LEAST = 4  # latents, so that a subsample has two
 READING = {
@@ -72,7 +73,7 @@ def topology(
     points = finite_rows(latents, "the latents").astype(np.float64)
     if len(points) < LEAST:
         raise ValueError(f"needs {LEAST} latents at least, got {len(points)}")
-    points = _projected(points) if angular else points
+    points = unit_rows(points) if angular else points
     size = min(size, len(points) // 2)
     mean, covariance, _ = moments(points)
     values, vectors = np.linalg.eigh(covariance)
@@ -82,7 +83,7 @@ def topology(
     for _ in range(subsamples):
         some = generator.choice(points, size, replace=False)
         drawn = mean + generator.standard_normal((size, len(mean))) @ root.T
-        drawn = _projected(drawn) if angular else drawn
+        drawn = unit_rows(drawn) if angular else drawn
         ours.append(persistence(_distances(some, angular)))
         null.append(persistence(_distances(drawn, angular)))
     compared = {
@@ -101,12 +102,6 @@ def _compared(ours: np.ndarray, null: np.ndarray) -> dict[str, float | None]:
         return found | {"ratio": None, "ratio_spread": None}
     spread = (ours / null).std(ddof=1)
     return found | {"ratio": float(ours.mean() / null.mean()), "ratio_spread": float(spread)}
-
-
-def _projected(points) -> np.ndarray:
-    """Points over their norms; a zero vector stays zero."""
-    norms = np.linalg.norm(points, axis=1, keepdims=True)
-    return points / np.where(norms > 0, norms, 1.0)
 
 
 def _distances(points, angular) -> np.ndarray:
