@@ -159,7 +159,7 @@ def show_images(rows, size=(8.0, 3.2)):
 
 trained = None
 if checkout and AVAILABLE:
-    trained = hsjax.load(checkout / "models" / "mnist_best")
+    trained = hsjax.load(checkout / "models" / "mnist_spread")
     laws = ("prior", "gaussian", "projected_gmm")
     show_images({law: trained.sample(12, sampler=law, seed=1) for law in laws})
 else:
@@ -337,7 +337,7 @@ HTML(turning.to_jshtml())
 # equation (4), with nothing to resist them. The paper's compression asks for $E[\cos\varphi_k] = 1$
 # and leaves their spread open; by default hsjax asks for the prior's. Both at once are impossible,
 # and the result is a compromise: most points gather, some turn away to keep the spread. The
-# targets of `configs/mnist_best.py` are mean *and* spread 0, that is, all points at the end of the
+# targets of `mnist:spread` are mean *and* spread 0, that is, all points at the end of the
 # last axis or opposite to it. Colours are the longitudes the points started from. In a VAE the
 # reconstruction error holds the points apart.
 
@@ -707,7 +707,7 @@ for epoch in range(1, last + 1):
 
 # %% [markdown]
 # The same in another style: JAX alone, the parameters a dictionary of arrays, an epoch one
-# `lax.scan`. Its targets are those of `configs/mnist_best.py`, mean and spread of the cosines to 0.
+# `lax.scan`. Its targets are those of `mnist:spread`, mean and spread of the cosines to 0.
 # A `Spec` is a pytree and goes through `jit` as an argument: another target doesn't compile again.
 
 
