@@ -11,6 +11,12 @@ from ml_collections.config_dict import placeholder
 from hsjax import settings
 from hsjax.configs import celeba, default
 
+# What a method takes on these data: that of CelebA, but for constants that depend on n.
+SETTINGS = celeba.SETTINGS | {
+    "swae": {"loss.beta": 960.0},
+    "vqvae": celeba.SETTINGS["vqvae"] | {"loss.beta": 24.0},
+}
+
 
 def get_config(name: str = "standard") -> ConfigDict:
     config = default.fields(name)
@@ -19,4 +25,4 @@ def get_config(name: str = "standard") -> ConfigDict:
     config.train.batch_size = 50  # also for small sets
     config.train.epochs = 100
     config.train.decay_epochs = (90,)
-    return settings.apply(config, name, celeba.SETTINGS)
+    return settings.apply(config, name, SETTINGS)

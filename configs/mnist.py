@@ -22,7 +22,7 @@ SETTINGS = {
         "sample.sampler": "projected_gaussian",
     },
     "autoencoder": {"sample.sampler": "gmm"},
-    "rae": {"loss.beta": 0.0128, "sample.sampler": "gmm"},  # the authors' constants
+    "rae": {"loss.beta": 0.0128, "sample.sampler": "gmm"},  # the authors', at n = 16
     "svae": {"loss.beta": 0.3},
     "swae": {"loss.beta": 61.0},  # the authors' constants
     "wae": {"loss.beta": 200.0},

@@ -61,7 +61,8 @@ SETTINGS = {
     "published_classes": Setting(
         "spherical", _PUBLISHED_ANGLES | {"method.std_radius": 0.001, "method.classes": 10}
     ),
-    "published_standard": Setting("standard", _PUBLISHED),
+    # The twin's β is not known.
+    "published_standard": Setting("standard", _PUBLISHED | {"loss.beta": 1.0}),
     # Second choices of other methods.
     "learned_variance": Setting(
         "standard", {"method.decoder_variance": "learned", "loss.beta": 1.0}

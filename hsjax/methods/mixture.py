@@ -114,7 +114,7 @@ def notes(hyper, terms: dict[str, float]) -> list[str]:
 
 
 def variables(key: Array, n: int, hyper: Hyper, images) -> dict:
-    """Equal weights, small means, variances of 1: farther means would be n nats apart."""
+    """Equal weights, small means, variances near 1: farther means would be n nats apart."""
     shape = hyper.components, n
     return {
         "logits": jnp.zeros(hyper.components, jnp.float32),

@@ -48,7 +48,8 @@ def hyper(
 def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, key, **_) -> dict:
     """MMD², algorithm 2 there.
 
-    The authors' weight is 10 (MNIST) and 100 (CelebA) beside 0.05 of the error: a β of 200, 2000.
+    The authors' weight is 10 (MNIST) and 100 (CelebA) beside 0.05 of the error, which they take of
+    CelebA's images in [-1, 1]: a β of 200 and 500.
     """
     target = prior(key, *z.shape, hyper=numbers)
     scales = tuple(numbers.scale * factor for factor in FACTORS[numbers.kernel])
