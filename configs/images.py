@@ -14,7 +14,7 @@ from hsjax.configs import celeba, default
 # What a method takes on these data: that of CelebA, but for constants that depend on n.
 SETTINGS = celeba.SETTINGS | {
     "swae": {"loss.beta": 960.0},
-    "vqvae": celeba.SETTINGS["vqvae"] | {"loss.beta": 24.0},
+    "vqvae": {"loss.beta": 24.0, "sample.sampler": "codes"},
 }
 
 

@@ -198,8 +198,9 @@ class Checkpoints:
             ) from error
         raise UserError(
             f"{self.folder / str(step)} is of another run of this config "
-            f"({_differing(_shapes(held.tree), _shapes(target))}): go on with the data and the "
-            "version of hsjax that it began with, or choose another --workdir"
+            f"({_differing(_shapes(held.tree), _shapes(target))}): go on with the data, the "
+            "networks (networks=...) and the version of hsjax that it began with, or choose "
+            "another --workdir"
         )
 
 

@@ -109,12 +109,24 @@ def run_experiment(argv: list[str]) -> None:
     """
     _open_streams()
     sys.argv = argv  # where absl and ml_collections look for names and fields
+    again = argv[0] == "hsjax evaluate"
     for flag in FLAGS.flags_by_module_dict()[__name__]:  # for --help
-        FLAGS.register_key_flag_for_module(argv[0], flag)
-    sys.modules["__main__"].__doc__ = _USAGE
+        if not again or flag.name in ("config", "workdir"):
+            FLAGS.register_key_flag_for_module(argv[0], flag)
+    sys.modules["__main__"].__doc__ = _USAGE_AGAIN if again else _USAGE
     app.run(_main, argv=argv, flags_parser=parse)
 
 
+_USAGE_AGAIN = """Judge a trained model again, as training does at its end.
+
+    hsjax evaluate --workdir=runs/digits_rae
+    hsjax evaluate --workdir=runs/digits_rae --config.evaluate.batch_norm=batch
+    hsjax evaluate --workdir=runs/digits_rae --config.sample.sampler=flow
+
+The config is the workdir's. The fields of sample and evaluate may change, and
+where the data is: data.name, data.dir, data.device_share. `hsjax fields sample`
+and `hsjax fields evaluate` list them. New numbers and figures replace the old.
+"""
 _USAGE = """Train a VAE and judge it, or judge a trained one again.
 
     hsjax train --config=cifar_compressed --config.train.epochs=50
@@ -171,6 +183,8 @@ def _check_file(given: str) -> None:
     try:
         get_config = runpy.run_path(path).get("get_config")
         config = get_config(*([argument] if colon else [])) if get_config else None
+    except UserError as error:
+        raise flags.Error(f"--config={given}: {error}") from error
     except Exception as error:  # it is a program
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"line {lines[-1]}" if lines else "it"

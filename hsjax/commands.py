@@ -7,10 +7,11 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 import numpy as np
 
-from hsjax import data, exporting, output, runs
+from hsjax import data, exporting, output, runs, settings
 from hsjax.cli import COMMANDS, CONFIGS, start
 from hsjax.errors import UserError
 from hsjax.files import workdir_path
@@ -51,9 +52,10 @@ def _load(given) -> runs.Run:
     return runs.load(given.workdir)
 
 
-def _save(given, batches: Iterator[np.ndarray], count: int, **options) -> None:
+def _save(given, batches: Iterator[np.ndarray], count: int, sampler="", **options) -> None:
+    of = f" of {sampler}" if sampler else ""
     written = output.save(workdir_path(given.out), counted(batches, count, "images"), **options)
-    tell(f"{written} images: {given.out}")
+    tell(f"{written} images{of}: {given.out}")
 
 
 @command
@@ -65,7 +67,8 @@ def sample() -> None:
     parser.add_argument("--seed", type=int, default=0, help=_SEED)
     given = parser.parse_args()
     run = _load(given)
-    _save(given, run.sample_batches(given.count, given.sampler, given.seed), given.count)
+    sampler = given.sampler or run.config.sample.sampler
+    _save(given, run.sample_batches(given.count, sampler, given.seed), given.count, sampler)
 
 
 @command
@@ -157,15 +160,21 @@ def fields() -> None:
         "which", nargs="?", help="a group of fields such as train, one field, or a method"
     )
     which = parser.parse_args().which
-    if which in METHODS:
-        listed = list(_of_method(which))
+    if which in settings.all_settings():
+        setting = settings.find(which)
+        if which not in METHODS:
+            fields = ", ".join(f"{field}={value}" for field, value in setting.fields.items())
+            tell(fold(f"{which} is {setting.method} with {fields}"))
+        listed = list(_of_method(setting.method))
         if not listed:
             tell(f"{which} has no fields of its own")
     else:
         listed = [x for x in _of_config() if not which or f"{x[0]}.".startswith(f"{which}.")]
         if not listed:
+            alike = get_close_matches(which, [name for name, *_ in _of_config()], 1)
+            meant = f" (did you mean {alike[0]}?)" if alike else ""
             raise UserError(
-                f"{which} is no group, field or method; the methods are {', '.join(METHODS)}"
+                f"{which} is no group, field or method{meant}; the methods are {', '.join(METHODS)}"
             )
     for name, default, meaning in listed:
         tell(f"{name} = {default}")

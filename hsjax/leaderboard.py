@@ -39,6 +39,18 @@ from hsjax.samplers import SAMPLERS
 from hsjax.terminal import command, tell
 
 GENERATED = "<!-- What follows was written by `hsjax leaderboard`. -->"
+LEGEND = """# Leaderboard
+
+- **FD**: the Fréchet distance between new images and test images, in the features that a table
+  names. Lower is better. *self-FD*: the distance to reconstructions.
+- **Own** samples come from the method's own prior, **fitted** ones from a law that is fitted to
+  the latents of training images.
+- **Place**: one plus how many are better beyond the noise of seeds. `=` is a tie.
+- **FD / standard**: over that of `standard` at the same error, by straight lines between its
+  strengths. It needs runs of `standard`.
+- **memory**: the share of samples that are nearer to a training image than to any test image.
+- A method's name leads to the command that trains it.
+"""
 TITLES = {"cifar10": "CIFAR10 (JPEG re-encoded)", "mnist": "MNIST", "digits": "Digits"}
 # The runs of a board agree in these.
 ALIKE = (
@@ -46,6 +58,11 @@ ALIKE = (
     *("model.latent_dim", "model.stages", "train.epochs", "train.batch_size"),
     *("train.learning_rate", "sample.count", "sample.fit_split", "evaluate.latent_scale"),
     *("evaluate.features", "evaluate.feature_seeds", "evaluate.feature_steps"),
+)
+# What a sweep chooses for all of its runs, and no number of one sampler depends on.
+OF_SWEEP = (
+    *("evaluate.samplers", "evaluate.metrics", "evaluate.split", "sample.sampler"),
+    *("train.checkpoints_kept", "data.device_share"),
 )
 UNFITTED = ("own", "prior", "uniform_sphere")
 WITHOUT_STRENGTH = ("autoencoder", "sphere_ae")
@@ -248,14 +265,13 @@ def over_standard(board: Board, line: Line, sampler: str) -> float:
 
 def train_command(kind: str, config: dict) -> str:
     """The command that trains a run of this config, as in a row."""
-    for name in ("digits", "mnist", "cifar", "celeba", "default"):
+    for name in ("digits", "mnist", "cifar", "celeba", "images"):
         start = sweep.base(f"{CONFIGS}/{name}.py", kind)
         if start.data.name == config["data"]["name"]:
             break
     there, flags = flattened(sweep.identity(start)), []
     for field, value in flattened(config).items():
-        trained = not field.startswith(("sample.", "evaluate.", "train.checkpoints_kept"))
-        if trained and there.get(field) != value:
+        if field not in OF_SWEEP and there.get(field) != value:
             text = f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
             flags.append(f"'{text}'" if "(" in text else text)
     return " ".join([f"hsjax train --config={name}:{kind}", *flags])
@@ -270,7 +286,9 @@ def number(values: list[float]) -> str:
 
 
 def markdown(heads: list[str], rows: Iterable[list[str]]) -> str:
-    """A table."""
+    """A table of the columns in which something stands."""
+    columns = [column for column in zip(heads, *rows, strict=True) if any(column[1:])]
+    heads, *rows = (list(row) for row in zip(*columns, strict=True))
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -300,8 +318,8 @@ def wishes(lines: list[Line], unfitted: list[Line]) -> str:
     fixed = [line for line in unfitted if not learned(line)]
     rows = {
         "lowest reconstruction error, MSE (μ)": first(of("mse_sum", lines)),
-        "nearest samples of a fixed prior, FD": first(of("to_test", fixed)),
-        "nearest samples without a fit, learned priors too": first(of("to_test", unfitted)),
+        "nearest own samples, of a fixed prior, FD": first(of("to_test", fixed)),
+        "nearest own samples, learned priors too": first(of("to_test", unfitted)),
         "nearest samples of a fitted law": first({str(x): x.of("to_test") for x in lines}),
         "classes apart, k-NN accuracy": first(of("knn_accuracy", lines), least=False),
     }
@@ -541,7 +559,7 @@ def main() -> None:
         costs = {row["kind"]: row["over_standard"]["median"] for row in rows}
     images, pages = out.parent / "images", out.parent / "leaderboard"
     pages.mkdir(parents=True, exist_ok=True)
-    kept = out.read_text().partition(GENERATED)[0] if out.exists() else "# Leaderboard\n\n"
+    kept = out.read_text().partition(GENERATED)[0] if out.exists() else LEGEND
     parts = [kept.rstrip(), GENERATED]
     for board in found:
         lines = choices(board, fitted)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from hsjax.errors import UserError
 from hsjax.methods import METHODS
 
 
@@ -93,14 +94,15 @@ def find(name: str) -> Setting:
     """The setting, or the method, of "NAME" or "NAME:EPOCHS".
 
     Raises:
-      ValueError: no such one.
+      UserError: no such one.
     """
     name = name.partition(":")[0]
     if name not in all_settings():
-        alike = get_close_matches(name, all_settings(), 1)
+        usual = {"vae": "standard", "ae": "autoencoder"}
+        alike = [usual[name]] if name in usual else get_close_matches(name, all_settings(), 1)
         meant = f" (did you mean {alike[0]}?)" if alike else ""
         known = ", ".join(all_settings())
-        raise ValueError(f"{name!r} is no method{meant}: choose one of {known}")
+        raise UserError(f"{name!r} is no method{meant}: choose one of {known}")
     return all_settings()[name]
 
 
@@ -118,7 +120,7 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Any]) -> ConfigDi
       The config.
 
     Raises:
-      ValueError: no such setting, or EPOCHS is no number.
+      UserError: no such setting, or EPOCHS is no number.
     """
     setting = find(name)
     name, colon, epochs = name.partition(":")
@@ -131,7 +133,7 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Any]) -> ConfigDi
     config.update_from_flattened_dict(fields)
     if colon:
         if not epochs.isdecimal() or not int(epochs):
-            raise ValueError(f"{name}:{epochs}: write the epochs as {name}:30")
+            raise UserError(f"{name}:{epochs}: write the epochs as {name}:30")
         shorten(config, int(epochs))
     return config
 

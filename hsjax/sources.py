@@ -296,8 +296,10 @@ def _prepared_builder(name: str, directory: str) -> Any:
         try:
             return tfds.builder(name, data_dir=directory or None, **options)
         except tfds.core.DatasetNotFoundError as error:
+            meant = f"write {name}/ for the folder; " * os.path.isdir(name)
             raise UserError(
-                f"no data set {name!r}{f' in {directory}' * bool(directory)}: data.name is {_KNOWN}"
+                f"no data set {name!r}{f' in {directory}' * bool(directory)}: {meant}data.name is "
+                f"{_KNOWN}"
             ) from error
         except Exception as error:  # a wrong version or config, a damaged dataset_info.json
             raise UserError(

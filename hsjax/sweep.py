@@ -6,7 +6,8 @@
 
 trains and judges every (kind, strength, n, seed) under every sampler. A kind
 is a method, whose strength is loss.beta, or a setting of one; that of
-compressed, half and spread is method.angle_gain. A finished run is one line of
+compressed, half and spread is method.angle_gain. Samples are judged by three
+feature networks (evaluate.feature_seeds). A finished run is one line of
 --out with its whole config; repeating the command does what is missing, and a
 run stopped halfway goes on from its checkpoint. The figure is the paper's 2. --judge judges
 every run once more with other fields of sample and evaluate; strengths are
@@ -372,14 +373,19 @@ def _report(path, which, rows, equal, key):
         errors = [row["numbers"]["mse_sum"] for row in chosen if row["kind"] == reference]
         if len(set(errors)) < 2:
             continue
-        tell(f"at equal MSE (sum, z = μ), n = {n}: distance over that of {reference}")
+        lines = []
         for mse in equal or np.linspace(min(errors), max(errors), 5)[1:-1]:
             for sampler in samplers:
                 found = equal_error(chosen, sampler, mse, key)
                 mine = found.pop(reference, None)
                 if mine and found:
                     cells = "  ".join(f"{kind} {v / mine:.2f}" for kind, v in found.items())
-                    tell(f"  MSE {mse:.3g}  {sampler:<18}  {reference} {mine:.4g}  {cells}")
+                    lines.append(f"  MSE {mse:.3g}  {sampler:<18}  {reference} {mine:.4g}  {cells}")
+        if lines:
+            about = f"distance over that of {reference}, the first kind"
+            tell("\n".join([f"at equal MSE (sum, z = μ), n = {n}: {about}", *lines]))
+        else:
+            tell(fold(f"n = {n}: no other kind reaches the errors of {reference}: add strengths"))
     for file in plot(path, rows, key):
         tell(f"figure: {file}")
 

@@ -46,7 +46,7 @@ def command(monkeypatch, capsys):
 def test_sample_writes_what_a_loaded_run_samples(workdir, command, tmp_path):
     asked = ("--workdir", workdir, "--count", 11, "--sampler", "vmf", "--seed", 3)
     assert command("sample", *asked, "--out", tmp_path / "x.npz") == (
-        *(0, f"11 images: {tmp_path / 'x.npz'}\n", ""),
+        *(0, f"11 images of vmf: {tmp_path / 'x.npz'}\n", ""),
     )
     (images,) = dict(np.load(tmp_path / "x.npz")).values()
     expected = hsjax.load(workdir).sample(11, "vmf", seed=3)

@@ -238,7 +238,7 @@ def _fit(dataset: Dataset, seed: int, steps: int, say: Callable) -> dict[str, np
     state = jax.jit(optimizer.init)(params)
     for done in range(steps):
         if done % 250 == 0:
-            say(f"training the feature network, once for this data set: {done} of {steps} steps")
+            say(f"training feature network {seed}, once: {done} of {steps} steps")
             jax.block_until_ready(params)
         indices = rng.integers(0, len(images), min(_BATCH, len(images)))
         params, state = step(params, state, images[indices], labels[indices])
