@@ -90,8 +90,8 @@ def read_npz(
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: {advice}") from error
     except Exception as error:  # a damaged file fails in a dozen ways
-        what = f"{reading} cannot be read" if reading else "not a whole .npz file"
-        raise UserError(f"{path}: {what} ({reason(error)}): {advice}") from error
+        what = reading or "the file"
+        raise UserError(f"{path}: {what} cannot be read ({reason(error)}): {advice}") from error
     return arrays
 
 

@@ -13,7 +13,7 @@ Example:
 import dataclasses
 import functools
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,6 @@ from jax import Array, lax
 
 from hsjax import coordinates
 from hsjax.coordinates import log_area
-
-
-class Posterior(Protocol):
-    """What methods, training and evaluation ask of a posterior."""
-
-    @property
-    def mean(self) -> Array:
-        """Where the image is embedded, [batch, n]."""
-
-    def sample(self, key: Array) -> Array:
-        """A latent of each image, [batch, n]."""
 
 
 class Gaussian(NamedTuple):

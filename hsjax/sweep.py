@@ -4,14 +4,14 @@
     hsjax sweep --config=cifar --n=50,200 --seeds=0,1 --together=4 \\
     --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
 
-trains and judges every (kind, strength, n, seed) under every sampler. A kind
-is a method, whose strength is loss.beta, or a setting of one; that of
-compressed, half and spread is method.angle_gain. Samples are judged by three
-feature networks (evaluate.feature_seeds). A finished run is one line of
---out with its whole config; repeating the command does what is missing, and a
-run stopped halfway goes on from its checkpoint. The figure is the paper's 2. --judge judges
-every run once more with other fields of sample and evaluate; strengths are
-chosen on images held out of training, not on the test images:
+trains and judges every (kind, strength, n, seed) under every sampler, and draws
+the paper's figure 2. A kind is a method, whose strength is loss.beta, or a
+setting of one; that of compressed, half and spread is method.angle_gain.
+Samples are judged by three feature networks (evaluate.feature_seeds). A
+finished run is one line of --out with its whole config; repeating the command
+does what is missing, and a run stopped halfway goes on from its checkpoint.
+--judge judges every run once more with other fields of sample and evaluate;
+strengths are chosen on images held out of training, not on the test images:
 
     --set data.validation_share=0.1 --judge evaluate.split=validation
 

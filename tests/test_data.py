@@ -352,11 +352,11 @@ def test_npz_with_a_wrong_array_is_one_line(tmp_path, change, match):
 def test_npz_that_is_no_file_or_no_zip_is_one_line(tmp_path):
     _fails("none.npz: no such file", tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
-    _fails("text.npz: not a whole .npz", tmp_path / "text.npz")
+    _fails("text.npz: the file cannot be read", tmp_path / "text.npz")
     (tmp_path / "empty.npz").touch()
-    _fails("empty.npz: not a whole .npz", tmp_path / "empty.npz")
+    _fails("empty.npz: the file cannot be read", tmp_path / "empty.npz")
     (tmp_path / "dir.npz").mkdir()
-    _fails("dir.npz: not a whole .npz", tmp_path / "dir.npz")
+    _fails("dir.npz: the file cannot be read", tmp_path / "dir.npz")
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
         archive.writestr("train_images.npy", b"no array")
     _fails("other.npz: train_images cannot be read", tmp_path / "other.npz")

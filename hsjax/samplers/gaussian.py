@@ -4,8 +4,6 @@ It is a mixture of one: parameters, samples and densities are those of `hsjax.sa
 and what is said there of a singular covariance holds here.
 """
 
-import math
-
 import numpy as np
 
 from hsjax.samplers.base import Sampler, checked, directions, float32, root
@@ -30,23 +28,6 @@ def fit(means, **_) -> Mixture:
     radius = directions(embeddings)[1]
     centres, factors = embeddings.mean(axis=0)[None], root(covariance)[None]
     return Mixture(*float32(np.zeros(1), centres, factors, radius))
-
-
-def entropy(covariance) -> float:
-    """n/2 log 2πe + log det(covariance)/2, in nats, for a covariance [n, n]; on the host.
-
-    Raises:
-      ValueError: the determinant is not positive.
-
-    Example:
-      >>> round(entropy(np.eye(2)), 6)
-      2.837877
-    """
-    covariance = np.asarray(covariance, np.float64)
-    sign, log_determinant = np.linalg.slogdet(covariance)
-    if not sign > 0:
-        raise ValueError("a covariance must be positive definite for an entropy")
-    return float(0.5 * len(covariance) * (1.0 + math.log(2 * math.pi)) + 0.5 * log_determinant)
 
 
 gaussian = Sampler(fit, sample, log_prob, parameters=Mixture)
