@@ -1,6 +1,6 @@
 """The nearest samples of MNIST's leaderboard, of all methods: docs/leaderboard.md.
 
-A standard VAE whose latents are decoded on the sphere, with a small β, and a mixture fitted to them.
+A standard VAE with a small β, decoded on the sphere, and a mixture fitted to its latents.
 The leaderboard's network is narrower and has one seed. With batch statistics others are nearer.
 
 Command: hsjax train --config=mnist_best
