@@ -163,8 +163,8 @@ def fields() -> None:
     if which in settings.all_settings():
         setting = settings.find(which)
         if which not in METHODS:
-            fields = ", ".join(f"{field}={value}" for field, value in setting.fields.items())
-            tell(fold(f"{which} is {setting.method} with {fields}"))
+            chosen = ", ".join(f"{field}={value}" for field, value in setting.fields.items())
+            tell(fold(f"{which} is {setting.method} with {chosen}"))
         listed = list(_of_method(setting.method))
         if not listed:
             tell(f"{which} has no fields of its own")

@@ -193,12 +193,13 @@ def run_together(
 
 
 def _line(point: Point, config: ConfigDict, found: dict | Diverged, seconds: float) -> dict:
-    device, epochs = jax.devices()[0], config.train.epochs
+    epochs = config.train.epochs
     if not isinstance(found, Diverged) and found["epoch"] > epochs:
         raise UserError(
             f"{point} was trained for {found['epoch']} epochs before, and {epochs} are wanted now: "
             "give another --out"
         )
+    device = jax.devices()[0]
     return {
         **point._asdict(),
         "config": identity(config),
