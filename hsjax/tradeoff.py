@@ -67,7 +67,7 @@ def tradeoff(
 
     Args:
       path: of the PNG.
-      rows: {"label", "style", "n", "seed", "mse" (1000 x mean per value), "distances": {sampler:
+      rows: {"label", "style", "n", "seed", "mse" (summed over an image), "distances": {sampler:
         float}}; seeds are averaged, their standard deviation (std) becomes error bars.
       footer: a line below the panels.
       distance_name: what the distances are, the label of the y axis.
@@ -95,7 +95,9 @@ def tradeoff(
     if len(samplers) > 1:
         notes.append(f"each panel has its own {'log ' if logarithmic else ''}y axis")
     if useful:
-        notes.append(f"shaded: MSE < {useful:g}, which the paper calls useful")
+        reached = any(row["mse"] < useful for row in rows)
+        about = "shaded:" if reached else "no run has"
+        notes.append(f"{about} MSE < {useful:.3g}, which the paper calls useful")
     if not alone:
         notes.append("numbers at the ends: n" if join == "n" else f"numbers: {join}")
     if join != "n" or alone:
@@ -108,7 +110,7 @@ def tradeoff(
     heights = height * down + 0.2, 0.1 + 0.21 * -(-len(styles) // 3)
     figure, body = new_figure(sum(heights), "; ".join(notes) + "\n" + footer)
     body, strip = body.subfigures(2, 1, height_ratios=heights)
-    body.supxlabel("reconstruction MSE, 1000 × mean per value", fontsize=10)
+    body.supxlabel("reconstruction MSE, summed over an image", fontsize=10)
     body.supylabel("\n".join(wrap(distance_name, 45 * down)), fontsize=10, parse_math=False)
     handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     text = {"fontsize": 9, "frameon": False, "handlelength": 3.5}
@@ -118,13 +120,16 @@ def tradeoff(
         describe(axes, sampler)
         axes.tick_params(labelbottom=True)
         axes.margins(0.12)
-        if useful:
-            axes.axvspan(0.0, useful, color="0.93", zorder=0)
         for label, curve in panels[sampler].items():
             bars = {"xerr": curve.mse_spread, "yerr": curve.distance_spread, "elinewidth": 0.8}
             axes.errorbar(curve.mse, curve.distance, **bars, **styles[label], markersize=5)
         if logarithmic:
             log_y(axes, distances[sampler])
+    if useful and reached:
+        left, right = grid[0].get_xlim()  # that all panels share
+        for axes in grid:
+            axes.axvspan(left, min(useful, right), color="0.93", zorder=0)
+        grid[0].set_xlim(left, right)
     if not alone:
         figure.draw_without_rendering()  # places the axes, which decides what is beside what
         for axes, curves in zip(grid, panels.values(), strict=True):

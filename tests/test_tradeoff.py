@@ -55,7 +55,7 @@ def test_tradeoff(tmp_path, case):
             one["mse"] = np.nan
     join = "strength" if case == "strength" else "n"
     path = tmp_path / "new" / "x.png"
-    tradeoff(path, rows, "digits", distance_name="FD[classifier-mnist]", join=join)
+    tradeoff(path, rows, "digits", distance_name="FD[classifier-mnist]", join=join, useful=6.0)
     red, green, blue, _ = np.moveaxis(imread(path), -1, 0)
     coloured = np.maximum(abs(red - green), abs(green - blue)) > 0.1
     assert coloured.shape[1] == 1200
