@@ -1,4 +1,4 @@
-"""The nearest samples of CIFAR10's leaderboard, of all methods: docs/leaderboard.md.
+"""The best samples of CIFAR10's leaderboard, of all methods: docs/leaderboard.md.
 
 A regularised autoencoder, and a mixture fitted to its latents. The leaderboard's network is
 narrower, with n = 128 and one seed.

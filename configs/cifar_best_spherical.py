@@ -1,4 +1,4 @@
-"""The nearest samples of CIFAR10's leaderboard, of the paper's kind of VAE: docs/leaderboard.md.
+"""The best samples of CIFAR10's leaderboard, of the paper's kind of VAE: docs/leaderboard.md.
 
 Mean and spread of all cosines pulled to 0, with a large weight of the angles, and a mixture fitted
 to the latents. The leaderboard's network is narrower, with n = 128 and one seed.

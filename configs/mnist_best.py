@@ -1,4 +1,4 @@
-"""The nearest samples of MNIST's leaderboard, of all methods: docs/leaderboard.md.
+"""The best samples of MNIST's leaderboard, of all methods: docs/leaderboard.md.
 
 A standard VAE with a small β, decoded on the sphere, and a mixture fitted to its latents.
 The leaderboard's network is narrower and has one seed. With batch statistics others are nearer.

@@ -1,4 +1,4 @@
-"""The nearest samples of MNIST's leaderboard, of the paper's kind of VAE: docs/leaderboard.md.
+"""The best samples of MNIST's leaderboard, of the paper's kind of VAE: docs/leaderboard.md.
 
 Half compression with a large weight of the angles, and a mixture fitted to the latents. The
 leaderboard's network is narrower and has one seed.

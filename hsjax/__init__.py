@@ -6,7 +6,7 @@ scikit-learn once it is fitted):
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
 * `hsjax.statistics`: the mean and variance of these over a batch;
 * `hsjax.losses`: the objectives, equations (1) to (6);
-* `hsjax.posteriors`, `hsjax.methods`: laws of a latent, and latent-space methods, a file each;
+* `hsjax.posteriors`, `hsjax.methods`: distributions of a latent, and methods, a file each;
 * `hsjax.distances`: how far two samples of latents are apart, by transport or by kernels;
 * `hsjax.samplers`: where new latents come from.
 

@@ -193,7 +193,7 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
 def log_area(n: int, radius: float = 1.0) -> float:
     """Log of the area of the sphere in R^n, 2 π^{n/2} radius^{n-1} / Γ(n/2).
 
-    It is the entropy of the uniform law on it, in nats.
+    It is the entropy of the uniform distribution on it, in nats.
 
     Example:
       >>> round(math.exp(log_area(3)) / math.pi, 6)

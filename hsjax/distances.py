@@ -52,7 +52,7 @@ def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
 
 
 def spherical_sliced_wasserstein_uniform(x: Array, planes: Array) -> Array:
-    """The mean of W_2² between x's projections to circles and the uniform law, from 0 to 1/12.
+    """The mean of W_2² from x's projections to circles to the uniform distribution, 0 to 1/12.
 
     A circle has length 1. Directions of x count, not lengths. Bonet et al., 2023
     (https://arxiv.org/abs/2206.08780), proposition 1, written without its cancelling terms:
@@ -119,7 +119,7 @@ def maximum_mean_discrepancy(
 
     With C = 2 n scale, the kernel is "imq", C / (C + d²), or "rbf", exp(-d² / C), of the distance d
     between two points. Tolstikhin et al., 2018 (https://arxiv.org/abs/1711.01558), algorithm 2 and
-    section 4; the scales are those of its code, for laws of unit variance in each coordinate.
+    section 4; the scales are those of its code, for unit variance in each coordinate.
 
     Args:
       x: [count, n], at least 2 points.

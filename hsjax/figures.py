@@ -442,7 +442,7 @@ def overlap_histogram(
     axes.plot(t, uniform, color=BLACK, linewidth=1.4, label=label)
     filled = np.flatnonzero(counts)
     ends = [edges[filled[0]], edges[filled[-1] + 1]] if len(filled) else [0.0, 0.0]
-    width = 5 * dimension**-0.5  # five standard deviations of the uniform law
+    width = 5 * dimension**-0.5  # five standard deviations of the uniform distribution
     axes.set_xlim(max(min(ends[0], -width), -1.0), min(max(ends[1], width), 1.0))
     axes.set_ylim(bottom=0.0)
     describe(axes, "Overlap of the latents", "cosine between two latents", "density")

@@ -43,8 +43,8 @@ LEGEND = """# Leaderboard
 
 - **FD**: the Fréchet distance between new images and test images, in the features that a table
   names. Lower is better. *self-FD*: the distance to reconstructions.
-- **Own** samples come from the method's own prior, **fitted** ones from a law that is fitted to
-  the latents of training images.
+- **Own** samples come from the method's own prior, **fitted** ones from a distribution that is
+  fitted to the latents of training images.
 - **Place**: one plus how many are better beyond the noise of seeds. `=` is a tie.
 - **FD / standard**: over that of `standard` at the same error, by straight lines between its
   strengths. It needs runs of `standard`.
@@ -318,9 +318,9 @@ def wishes(lines: list[Line], unfitted: list[Line]) -> str:
     fixed = [line for line in unfitted if not learned(line)]
     rows = {
         "lowest reconstruction error, MSE (μ)": first(of("mse_sum", lines)),
-        "nearest own samples, of a fixed prior, FD": first(of("to_test", fixed)),
-        "nearest own samples, learned priors too": first(of("to_test", unfitted)),
-        "nearest samples of a fitted law": first({str(x): x.of("to_test") for x in lines}),
+        "lowest FD, own samples, fixed prior": first(of("to_test", fixed)),
+        "lowest FD, own samples, learned priors too": first(of("to_test", unfitted)),
+        "lowest FD, samples of a fitted distribution": first({str(x): x.of("to_test") for x in lines}),
         "classes apart, k-NN accuracy": first(of("knn_accuracy", lines), least=False),
     }
     return markdown(["wish", "first"], map(list, rows.items()))
@@ -430,7 +430,7 @@ def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: s
     chosen = {line.entry.kind: line.sampler for line in lines}
     shown = {
         "own samples, no fit": [Line(entry, "own") for entry in board.tested],
-        "samples of the best fitted law": [Line(e, chosen[e.kind]) for e in board.tested],
+        "samples of the best fitted distribution": [Line(e, chosen[e.kind]) for e in board.tested],
     }
     names = {method: name for name, methods in FAMILIES.items() for method in methods}
     families = {e.kind: names.get(settings.find(e.kind).method, "others") for e in board.tested}
@@ -497,7 +497,7 @@ def about(board: Board) -> tuple[str, str]:
 
 
 def section(board: Board, lines: list[Line], images: Path, costs: dict[str, float]) -> str:
-    """What the page says of a data set, given the best under fitted laws; draws its figures."""
+    """What the page says of a data set, given the best fitted distributions; draws its figures."""
     words, distance = about(board)
     unfitted = choices(board, own)
     entries = [line.entry for line in lines]
@@ -517,7 +517,7 @@ def section(board: Board, lines: list[Line], images: Path, costs: dict[str, floa
             f"{words}. {said}",
             wishes(lines, unfitted),
             f"![Reconstruction error against distance](images/{front.name})",
-            "### Samples of a fitted law",
+            "### Samples of a fitted distribution",
             ranking(board, lines, reference, costs),
             "### Samples without a fit",
             ranking(board, unfitted, "own", costs),

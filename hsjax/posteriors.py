@@ -1,8 +1,8 @@
-"""What an encoder says of an image: a law of its latent.
+"""What an encoder says of an image: a distribution of its latent.
 
 A posterior is a pytree whose leaves have the batch as their first axis. It has `mean` [batch, n],
 which embeds the image, and `sample(key)` -> [batch, n]. `VonMisesFisher` and `PowerSpherical` are
-laws on a sphere that stand on their own, too.
+distributions on a sphere that stand on their own, too.
 
 Example:
   >>> posterior = gaussian(jnp.zeros((5, 16)))
@@ -63,7 +63,7 @@ def point(outputs: Array, **_) -> Point:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VonMisesFisher:
-    """The von Mises-Fisher law: density C_n(κ) exp(κ direction·x) per area of the unit sphere.
+    """The von Mises-Fisher distribution: density C_n(κ) exp(κ direction·x) on the unit sphere.
 
     All functions are right in float32 for n from 2 to 1000 and κ from 0 to 10⁴, and differentiable
     in direction and κ. Davidson et al., 2018 (https://arxiv.org/abs/1804.00891).
@@ -93,7 +93,7 @@ class VonMisesFisher:
         return _functions_of_kappa(self.direction.shape[-1], self.kappa)[1]
 
     def kl_to_uniform(self) -> Array:
-        """The KLD from the uniform law, κ A_n(κ) + log C_n(κ) - log C_n(0), [...] in nats.
+        """The KLD from the uniform distribution, κ A_n(κ) + log C_n(κ) - log C_n(0), [...] in nats.
 
         Its derivative is κ A_n'(κ) (section 3.2 there).
         """
@@ -144,9 +144,9 @@ class VonMisesFisher:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PowerSpherical:
-    """The power spherical law: density ∝ (1 + direction·x)^κ per area of the unit sphere.
+    """The power spherical distribution: density ∝ (1 + direction·x)^κ per area of the unit sphere.
 
-    Like a von Mises-Fisher law, with simpler functions and no rejection: its cosine is
+    Like a von Mises-Fisher distribution, with simpler functions and no rejection: its cosine is
     2 Beta((n-1)/2 + κ, (n-1)/2) - 1. De Cao and Aziz, 2020 (https://arxiv.org/abs/2006.04437).
 
     Args:
@@ -174,7 +174,7 @@ class PowerSpherical:
         return self.kappa / (self.direction.shape[-1] - 1 + self.kappa)
 
     def kl_to_uniform(self) -> Array:
-        """The KLD from the uniform law, the log area less the entropy, [...] in nats."""
+        """The KLD from the uniform distribution, the log area less the entropy, [...] in nats."""
         beta = 0.5 * (self.direction.shape[-1] - 1)
         return _gamma_terms(beta, self.kappa)[1] - _gamma_terms(2.0 * beta, self.kappa)[1]
 
@@ -214,7 +214,7 @@ def _around(direction: Array, cosine: Array, sine: Array, key: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _functions_of_kappa(n: int, kappa: Array) -> tuple[Array, Array, Array]:
-    """log E exp(κ (x_1 - 1)) of the uniform law on the unit sphere, A_n(κ), and the KLD."""
+    """log E exp(κ (x_1 - 1)) of the uniform distribution on the sphere, A_n(κ), and the KLD."""
     return _bessel(n, kappa)[:3]
 
 

@@ -139,7 +139,7 @@ def test_the_pages_are_whole(tmp_path, monkeypatch, capsys):
     leaderboard.main()
     text = page.read_text()
     assert text.startswith("# Leaderboard\n")
-    assert "| nearest own samples, of a fixed prior, FD | `standard 0.3` (20) |" in text
+    assert "| lowest FD, own samples, fixed prior | `standard 0.3` (20) |" in text
     assert "learned priors too | `vampprior 0.3` (15.5 ± 0.7) |" in text
     assert "lowest reconstruction error, MSE (μ) | `autoencoder` (0.5) |" in text
     assert re.search(r"\| \[`vampprior 0.3`\].* 0.65 \| 1.25 \|", text)

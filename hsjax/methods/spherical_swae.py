@@ -1,8 +1,8 @@
 """The spherical sliced-Wasserstein autoencoder (Bonet et al., 2023, arXiv 2206.08780).
 
 https://arxiv.org/abs/2206.08780, section 5.3: encoder outputs are projected to a sphere, and the
-regulariser is the spherical sliced-Wasserstein distance of the batch from the uniform law or from
-a von Mises-Fisher law: an island as in the paper, without any angle.
+regulariser is the spherical sliced-Wasserstein distance of the batch from the uniform distribution
+or from a von Mises-Fisher distribution: an island as in the paper, without any angle.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ def hyper(
     Args:
       n: latent dimension.
       target: what the latents shall be on the sphere of radius √n: uniform, in closed form, or
-        samples of a von Mises-Fisher law around (1, ..., 1).
-      kappa: concentration of that law. The authors' 10 is for 3 dimensions; at n = 128 the cosine
+        samples of a von Mises-Fisher distribution around (1, ..., 1).
+      kappa: its concentration. The authors' 10 is for 3 dimensions; at n = 128 the cosine
         to its direction is 0.5 on average for 85, 0.9 for 603.
       slices: planes that a batch is projected to; the authors take 1000.
     """
@@ -63,7 +63,7 @@ def prior(key: Array, count: int, n: int, *, hyper: Hyper, **_) -> Array:
 
 
 def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, key, **_) -> dict:
-    """The distance, of circles of length 1: at most 1/12 from the uniform law.
+    """The distance, of circles of length 1: at most 1/12 from the uniform distribution.
 
     The authors' weight is 10 beside the mean error of a value: a β of 7840 for MNIST's sums.
     """

@@ -1,8 +1,9 @@
 """S-VAE, the hyperspherical VAE (Davidson et al., 2018, https://arxiv.org/abs/1804.00891).
 
-The posterior is a von Mises-Fisher law around the encoder's direction, with one concentration κ an
-image, and the regulariser its KLD from the uniform law on the sphere. Latents lie on the sphere of
-radius √n, there on the unit sphere: the decoder begins with a BatchNorm, which undoes the factor.
+The posterior is a von Mises-Fisher distribution around the encoder's direction, with one
+concentration κ an image, and the regulariser its KLD from the uniform distribution on the sphere.
+Latents lie on the sphere of radius √n, there on the unit sphere: the decoder begins with a
+BatchNorm, which undoes the factor.
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ def head(n: int) -> int:
 def posterior(
     outputs: Array, *, hyper: Hyper, **_
 ) -> posteriors.VonMisesFisher | posteriors.PowerSpherical:
-    """The law around the first n outputs of [batch, n + 1], its κ from the last."""
+    """The distribution around the first n outputs of [batch, n + 1], its κ from the last."""
     n = outputs.shape[-1] - 1
     scale = n * hyper.kappa_scale
     kappa = hyper.least_kappa + scale * jax.nn.softplus(outputs[:, -1])
@@ -69,7 +70,7 @@ def posterior(
 
 
 def regulariser(numbers: Hyper, posterior, z, **_) -> dict:
-    """The KLD from the uniform law (section 3.2 there), in nats, and what says how wide q is."""
+    """The KLD from the uniform distribution (section 3.2 there), in nats, and q's width."""
     return {
         "regulariser": jnp.mean(posterior.kl_to_uniform()),
         "kappa": jnp.mean(posterior.kappa),

@@ -2,7 +2,7 @@
 
 The squared maximum mean discrepancy with the cubic kernel (x·y / d + 1)³ (Bińkowski et al., 2018,
 "Demystifying MMD GANs"): unlike the Fréchet distance it assumes no Gaussian and, being unbiased,
-may come out a little below 0 for sets of the same law.
+may come out a little below 0 for sets of the same distribution.
 """
 
 import jax

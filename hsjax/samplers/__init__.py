@@ -1,6 +1,6 @@
-"""Where new latents come from: a file for each law, and in it what fits, samples and weighs it.
+"""Where new latents come from: a file each, with what fits, samples and weighs it.
 
-A sampler has `fit(means, **context)`, `sample(parameters, key, count)` and, if its law has a
+A sampler has `fit(means, **context)`, `sample(parameters, key, count)` and, if it has a
 density, `log_prob(parameters, z)`; see `Sampler`.
 
 Means are the encoder's, [count, n], which are called embeddings here. `fit` runs once, on the host

@@ -37,5 +37,5 @@ projected_gaussian = Sampler(fit, sample_projected, log_prob_projected, paramete
 """A Gaussian of the embeddings' mean and covariance, projected to their mean radius.
 
 One reading of the paper's "von Mises-Fisher distribution with the same mean and covariance as the
-embeddings" (section 4.4), which a von Mises-Fisher law proper cannot have.
+embeddings" (section 4.4), which a von Mises-Fisher distribution proper cannot have.
 """

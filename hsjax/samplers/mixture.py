@@ -106,7 +106,7 @@ def log_prob(parameters: Mixture, z: ArrayLike) -> Array:
 def log_prob_projected(parameters: Mixture, z: ArrayLike) -> Array:
     """log Σ_k w_k ∫ r^{n-1} N(r z/‖z‖; mean_k, covariance_k) dr - (n-1) log radius.
 
-    The law of the projected variable, per area of the sphere of that radius.
+    The distribution of the projected variable, per area of the sphere of that radius.
 
     Args:
       parameters: from `fit`.

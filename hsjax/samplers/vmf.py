@@ -1,4 +1,4 @@
-"""The von Mises-Fisher law: density C_n(κ) exp(κ direction·x) per area of the unit sphere in R^n.
+"""The von Mises-Fisher distribution: density C_n(κ) exp(κ direction·x) on the unit sphere in R^n.
 
     C_n(κ) = κ^{n/2-1} / ((2π)^{n/2} I_{n/2-1}(κ))
 
@@ -24,7 +24,7 @@ from hsjax.samplers.base import Sampler, checked, directions, float32
 
 @np.errstate(under="ignore")
 def mean_resultant_length(n: int, kappa: float) -> float:
-    """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the mean of a von Mises-Fisher law.
+    """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the mean of von Mises-Fisher.
 
     Accurate to float64 for any n >= 2 and κ >= 0.
 
@@ -85,7 +85,7 @@ def entropy(n: int, kappa: float) -> float:
 
 
 def kl_to_uniform(n: int, kappa: float) -> float:
-    """KL divergence to the uniform law on the sphere, κ A_n(κ) + log C_n(κ) - log C_n(0), in nats.
+    """KLD from the uniform distribution on the sphere, κ A_n(κ) + log C_n(κ) - log C_n(0), in nats.
 
     The regulariser of Davidson et al., 2018 (https://arxiv.org/abs/1804.00891, section 3.2).
 
@@ -114,7 +114,7 @@ def _bessel_ratios(n: int, kappa: float) -> list[float]:
 
 @np.errstate(under="ignore")
 def _log_mean_exp(n: int, kappa: float, peak: float = 0.0) -> float:
-    """log of E exp(κ direction·x) over the uniform law, less `peak`, which is 0 or κ.
+    """log of E exp(κ direction·x) over the uniform distribution, less `peak`, which is 0 or κ.
 
     It is log F_{n/2-1} with F_v = Γ(v+1) (2/κ)^v I_v(κ), and no term of it cancels another: it
     keeps its relative accuracy for κ << 1, and with peak = κ for κ >> n. Debye's expansion
@@ -141,7 +141,7 @@ def _log_mean_exp(n: int, kappa: float, peak: float = 0.0) -> float:
 
 
 class VonMisesFisher(NamedTuple):
-    """The law times a radius, and the table that samples it; float32."""
+    """The distribution times a radius, and the table that samples it; float32."""
 
     direction: Array  # [n], unit
     kappa: Array  # scalar
@@ -153,7 +153,7 @@ class VonMisesFisher(NamedTuple):
 
 @np.errstate(under="ignore")
 def fit(means, **_) -> VonMisesFisher:
-    """The law of maximum likelihood for the means' directions, and their mean radius.
+    """The distribution of maximum likelihood for the means' directions, and their mean radius.
 
     Args:
       means: [count, n].
@@ -224,7 +224,7 @@ def log_prob(parameters: VonMisesFisher, z: ArrayLike) -> Array:
 
 
 vmf = Sampler(fit, sample, log_prob, parameters=VonMisesFisher)
-"""The von Mises-Fisher law of maximum likelihood (section 4.4).
+"""The von Mises-Fisher distribution of maximum likelihood (section 4.4).
 
 It has the embeddings' mean direction and the trace of their covariance, not the covariance itself:
 its single κ is the same in all directions. No sample is rejected.
