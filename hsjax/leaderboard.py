@@ -320,7 +320,7 @@ def wishes(lines: list[Line], unfitted: list[Line]) -> str:
         "lowest reconstruction error, MSE (μ)": first(of("mse_sum", lines)),
         "lowest FD, own samples, fixed prior": first(of("to_test", fixed)),
         "lowest FD, own samples, learned priors too": first(of("to_test", unfitted)),
-        "lowest FD, samples of a fitted distribution": first({str(x): x.of("to_test") for x in lines}),
+        "lowest FD, fitted samples": first({str(x): x.of("to_test") for x in lines}),
         "classes apart, k-NN accuracy": first(of("knn_accuracy", lines), least=False),
     }
     return markdown(["wish", "first"], map(list, rows.items()))

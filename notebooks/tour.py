@@ -543,9 +543,9 @@ for name, run in runs.items():
 
 # %% [markdown]
 # Samples under each sampler. A compressed VAE has to be sampled on its island: under the prior and
-# on the whole sphere its images are far worse than the standard VAE's. Comparing a distribution fitted to
-# the island with the *prior* of the standard VAE, as the paper does, compares two samplers as well
-# as two models; a fitted distribution can help the standard VAE, too, see `projected_gmm` in the table.
+# on the whole sphere its images are far worse than the standard VAE's. The paper compares a
+# distribution fitted to the island with the *prior* of the standard VAE. That compares two samplers
+# as well as two models. A fitted distribution can help the standard VAE, too: see `projected_gmm`.
 
 # %%
 for name, run in runs.items():
