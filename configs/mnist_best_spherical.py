@@ -1,7 +1,7 @@
-"""The same as mnist_best, of the paper's kind of VAE: docs/leaderboard.md.
+"""The paper's kind of VAE that shares MNIST's first place: docs/leaderboard.md.
 
-Half compression with a large weight of the angles, and a mixture fitted to the latents. It shares
-the first place with `spread`, at a lower error. The leaderboard's network is narrower.
+Half compression with a large weight of the angles, and a mixture fitted to the latents. `spread`
+is level with it, at a higher error. The leaderboard's network is narrower.
 
 Command: hsjax train --config=mnist_best_spherical
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.

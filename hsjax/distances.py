@@ -52,7 +52,7 @@ def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
 
 
 def spherical_sliced_wasserstein_uniform(x: Array, planes: Array) -> Array:
-    """The mean of W_2² from x's projections to circles to the uniform distribution, 0 to 1/12.
+    """Mean W_2² between x's projections to circles and the uniform distribution, 0 to 1/12.
 
     A circle has length 1. Directions of x count, not lengths. Bonet et al., 2023
     (https://arxiv.org/abs/2206.08780), proposition 1, written without its cancelling terms:

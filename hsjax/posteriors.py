@@ -63,7 +63,7 @@ def point(outputs: Array, **_) -> Point:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VonMisesFisher:
-    """The von Mises-Fisher distribution: density C_n(κ) exp(κ direction·x) on the unit sphere.
+    """The von Mises-Fisher distribution: C_n(κ) exp(κ direction·x) per area of the unit sphere.
 
     All functions are right in float32 for n from 2 to 1000 and κ from 0 to 10⁴, and differentiable
     in direction and κ. Davidson et al., 2018 (https://arxiv.org/abs/1804.00891).

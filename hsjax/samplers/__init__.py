@@ -1,4 +1,4 @@
-"""Where new latents come from: a file each, with what fits, samples and weighs it.
+"""Samplers, a file each: what fits a distribution of latents, samples and weighs it.
 
 A sampler has `fit(means, **context)`, `sample(parameters, key, count)` and, if it has a
 density, `log_prob(parameters, z)`; see `Sampler`.

@@ -63,6 +63,6 @@ def sample(parameters: AngleCopula, key: Array, count: int) -> Array:
 angles = Sampler(fit, sample, parameters=AngleCopula)
 """What the coordinates suggest: each angle as in the embeddings, joined by a Gaussian copula.
 
-It has no log_prob: what lies beyond the outermost quantiles is drawn at them, so that it has
+It has no log_prob: what lies beyond the outermost quantiles is drawn at them, so there are
 edges of positive probability and no density.
 """

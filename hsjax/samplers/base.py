@@ -16,7 +16,7 @@ class Sampler(NamedTuple):
     and ends with `**_`. It runs once, on the host. `sample(parameters, key, count)` gives float32
     [count, n]. `log_prob(parameters, z)` takes z [count, n] and gives [count], in float32 or wider:
     the logarithm of a density per volume or, where samples lie on a sphere, per area of it. There
-    only z's direction counts, and z = 0 has none. It is None where it has no density.
+    only z's direction counts, and z = 0 has none. It is None where there is no density.
 
     Where parameters are a NamedTuple of arrays, `parameters` is its class: they can be kept then.
     Samplers whose `fit` is the same share what is kept.

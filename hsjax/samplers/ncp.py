@@ -2,7 +2,7 @@
 
     p(z) ∝ r(z) N(z; μ, Σ),  r = D / (1 - D)
 
-D is a classifier that tells samples of the posteriors from those of a base. The base is a
+D is a classifier that tells samples of the posteriors from those of a base. That is a
 Gaussian fitted to the latents, where the paper has the VAE's prior: in many dimensions N(0, I) is
 told apart so well that a single proposal gets all of the weight. Sampled by importance resampling:
 of 100 proposals one is taken, with a probability ∝ r.

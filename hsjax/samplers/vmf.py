@@ -1,4 +1,4 @@
-"""The von Mises-Fisher distribution: density C_n(κ) exp(κ direction·x) on the unit sphere in R^n.
+"""The von Mises-Fisher distribution: C_n(κ) exp(κ direction·x) per area of the unit sphere in R^n.
 
     C_n(κ) = κ^{n/2-1} / ((2π)^{n/2} I_{n/2-1}(κ))
 
@@ -24,7 +24,7 @@ from hsjax.samplers.base import Sampler, checked, directions, float32
 
 @np.errstate(under="ignore")
 def mean_resultant_length(n: int, kappa: float) -> float:
-    """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the mean of von Mises-Fisher.
+    """A_n(κ) = I_{n/2}(κ) / I_{n/2-1}(κ), the length of the von Mises-Fisher mean.
 
     Accurate to float64 for any n >= 2 and κ >= 0.
 
