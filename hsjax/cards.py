@@ -1,4 +1,4 @@
-"""What is said of a trained model: its card, as JSON and as Markdown."""
+"""The card that describes a trained model, as JSON and as Markdown."""
 
 import subprocess
 from pathlib import Path
@@ -30,13 +30,13 @@ def card(
     Args:
       config: of the run.
       setup: of the run.
-      state: what is described.
+      state: of the model that the card describes.
       numbers: of its evaluation, as in metrics.json; may be empty.
       data: as in data.json.
-      note: what else there is to say, such as where it was trained.
+      note: further remarks, such as where the model was trained.
     """
     fields = config.to_dict()
-    fields["data"]["dir"] = ""  # of one machine
+    fields["data"]["dir"] = ""  # differs between machines
     return {
         "hsjax": __version__,
         "commit": commit(),
@@ -53,7 +53,7 @@ def card(
 
 
 def markdown(card: dict[str, Any], name: str) -> str:
-    """The card for people.
+    """The card as Markdown, for people.
 
     Args:
       card: of `card`.
@@ -97,7 +97,7 @@ def markdown(card: dict[str, Any], name: str) -> str:
         "```",
     ]
     if numbers.get("notes"):
-        lines += ["", "Mind:", "", *(f"- {note}" for note in numbers["notes"])]
+        lines += ["", "Notes:", "", *(f"- {note}" for note in numbers["notes"])]
     return "\n".join(lines) + "\n"
 
 
@@ -107,7 +107,7 @@ def _count(card) -> str:
 
 
 def _samples(row: dict[str, Any], count: int) -> list[str]:
-    """A table of the samplers, by one feature network."""
+    """A table of the samplers, judged by one feature network."""
     lines = [
         f"{count} samples of each sampler, by {row['distance']}, lower is better:",
         "",

@@ -26,7 +26,7 @@ _COLUMNS = {
 
 
 def table(numbers: dict, name: str) -> str:
-    """What there is to read in metrics.json, for a data set of this name."""
+    """The contents of metrics.json as text, for a data set of this name."""
     names = dict(_NAMES)
     if k := numbers.get("knn_neighbours"):
         names["knn_accuracy"] += f" (k = {k})"
@@ -34,7 +34,7 @@ def table(numbers: dict, name: str) -> str:
     for key, value in numbers.items():
         if isinstance(value, int | float) and key not in _APART:
             rows.append((names.get(key, key), value))
-        if key == "terms":  # of the regulariser, which stands before them
+        if key == "terms":  # of the regulariser, whose row is above
             rows += [(f"  {name}", term) for name, term in value.items()]
     width = max(len(text) for text, _ in rows)
     lines = [
@@ -51,7 +51,7 @@ def table(numbers: dict, name: str) -> str:
             for k, v in described.items()
         ]
     if compared := numbers.get("geometry"):
-        lines.append("latents of the test images beside N(0, I) of the same n")
+        lines.append("latents of the test images against N(0, I) of the same n")
         width = max(map(len, GEOMETRY))
         lines.append(f"  {'':<{width}}  {'this run':>9}  {'N(0, I)':>9}")
         for k, reading in GEOMETRY.items():
@@ -61,7 +61,7 @@ def table(numbers: dict, name: str) -> str:
     if found := numbers.get("topology"):
         lines += topology(found)
     if fits := numbers.get("fits"):
-        lines.append("samplers that were trained, by what they never saw")
+        lines.append("trained samplers, measured on held-out latents")
         width = max(map(len, fits))
         for name, report in fits.items():
             said = ", ".join(
@@ -82,10 +82,10 @@ def outside(about: dict, numbers: dict, *, explained: bool = True) -> list[str]:
     lines = [f"out of distribution: {about['images']} images of {about['name']}"]
     if explained:
         lines.append(
-            f"  AUROC: how often one of them scores higher than one of the {inside} "
-            "(0.5: a guess); "
-            f"FPR95 in: share of them that passes with 95 % of the {inside} (in positive); "
-            f"FPR95 ood: share of the {inside} that is refused with 95 % of them (ood positive)"
+            f"  AUROC: how often an ood image scores higher than one of the {inside} "
+            "(0.5: chance); "
+            f"FPR95 in: share of ood images that pass when 95 % of the {inside} do (in positive); "
+            f"FPR95 ood: share of the {inside} refused when 95 % of ood images are (ood positive)"
         )
     scores = {name: row for name, row in about.items() if isinstance(row, dict)}
     width = max(map(len, scores))
@@ -98,9 +98,9 @@ def outside(about: dict, numbers: dict, *, explained: bool = True) -> list[str]:
 def topology(found: dict[str, dict]) -> list[str]:
     """Lines for the persistent homology of the embeddings and of each sampler's latents."""
     lines = [
-        "holes and gaps: persistence over that of a Gaussian of the same mean and covariance",
-        "  Only this ratio means anything, since a Gaussian in high dimension has hundreds of "
-        "short loops already; 1 is no more structure than a Gaussian.",
+        "holes and gaps: persistence divided by that of a Gaussian of the same mean and covariance",
+        "  Only this ratio means anything, because in high dimensions even a Gaussian has hundreds "
+        "of short loops. A ratio of 1 means no more structure than a Gaussian.",
     ]
     titles = {"h0_total": "H0 total", "h1_longest": "H1 longest", "h1_total": "H1 total"}
     width = max(map(len, found))
@@ -113,7 +113,7 @@ def topology(found: dict[str, dict]) -> list[str]:
 
 
 def generation(row: dict, numbers: dict) -> list[str]:
-    """Lines for one feature network: what all its distances must be read beside, then a table."""
+    """Lines for one feature network: numbers to compare its distances with, then a table."""
     about = ", ".join(
         f"{text} {row[key]}" for key, text in (("seed", "seed"), ("steps", "steps")) if key in row
     )
@@ -128,7 +128,7 @@ def generation(row: dict, numbers: dict) -> list[str]:
     if "reconstructions_to_test" in row:
         lines += [
             f"  {name} of reconstructions to test images: {row['reconstructions_to_test']:.4g}; "
-            "for reference, reconstructions of training to those of test images: "
+            "for reference, reconstructions of training images to those of test images: "
             f"{row['train_reconstructions_to_reconstructions']:.4g}",
             f'  columns: {name} of samples to test images and to reconstructions ("self")',
         ]

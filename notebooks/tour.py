@@ -17,32 +17,32 @@
 # # A tour of hsjax
 #
 # hsjax is a JAX library and test bench for the latent spaces of autoencoders, and for latents in
-# hyperspherical coordinates. This notebook plays with a trained model, shows why high dimensions
-# are sparse, turns coordinates on a sphere, trains two models side by side, measures the cost, and
-# puts the loss into a model of your own.
+# hyperspherical coordinates. This notebook plays with a trained model and shows why high dimensions
+# are sparse. It draws the coordinates on a sphere and trains two models side by side. Then it
+# measures the cost and puts the loss into a model of your own.
 #
-# **What the paper claims.** It is "Is the sparsity of high dimensional spaces the reason why VAEs
-# are poor generative models?". A standard VAE spreads its latents over the equator of a
-# high-dimensional sphere. Almost all of the volume is there, and almost none of the data. So a
-# latent drawn there decodes to nothing meaningful. Pushing the angles of the latents away from
+# **What the paper claims.** The paper is "Is the sparsity of high dimensional spaces the reason why
+# VAEs are poor generative models?". A standard VAE spreads its latents over the equator of a
+# high-dimensional sphere. Almost all of the volume is there, and the data fill almost none of it.
+# So a latent drawn there decodes to nothing meaningful. Pushing the angles of the latents away from
 # the equator gathers them on a small, dense island, and samples drawn on it decode better.
 #
 # **What our runs found** ([leaderboard](../docs/leaderboard.md),
 # [results](../docs/results.md)):
 #
-# - The island is there, and a Gaussian fitted to it beats samples of the standard VAE's prior.
-# - With the *same* sampler on both sides, the paper's compression does not improve the samples.
+# - The island is there. On the digits, a Gaussian fitted to it beats the standard VAE's prior.
+# - With the *same* sampler for both models, the paper's compression does not improve the samples.
 # - On the small digits used below, differences between models are often noise. This tour shows how
 #   things work, not which model wins.
 #
-# It runs from top to bottom in about two minutes on two CPU cores, and takes a GPU or TPU if there
-# is one. To edit it, change `notebooks/tour.py`; the notebook is made from that.
+# The tour runs from top to bottom in about two minutes on two CPU cores, and uses a GPU or TPU if
+# there is one. To edit it, change `notebooks/tour.py`, from which the notebook is made.
 
 # %% [markdown]
 # ## 1. Setup
 #
 # Inside a clone of the repository there is nothing to set. Elsewhere, such as on Colab, fill in one
-# of the two variables. Without them the parts that need hsjax are left out.
+# of the two variables, `REPOSITORY` or `SOURCE`. Otherwise the parts that need hsjax are skipped.
 
 # %%
 import importlib.metadata
@@ -55,7 +55,7 @@ from pathlib import Path
 
 from IPython.display import HTML, Image, Markdown, display
 
-REPOSITORY = ""  # OWNER/NAME on GitHub; then a badge that opens this notebook on Colab appears, too
+REPOSITORY = ""  # OWNER/NAME on GitHub; this also shows a badge that opens the notebook on Colab
 SOURCE = f"https://github.com/{REPOSITORY}" if REPOSITORY else ""  # or a wheel, or a clone
 EPOCHS = int(os.environ.get("HSJAX_TOUR_EPOCHS", "100"))  # of the training in part 5
 SHORT = EPOCHS < 20  # then the other parts are shortened as well
@@ -87,7 +87,7 @@ if not list(importlib.metadata.distributions(name="hsjax")) and (checkout or SOU
     wanted = f"{local}{extra}" if local.exists() else f"hsjax{extra} @ {SOURCE}"
     print("installing", wanted, flush=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
-    # What this session had imported before stays the old version.
+    # Modules that this session has already imported keep their old version.
     for name in ("jax", "matplotlib", "numpy"):
         old = getattr(sys.modules.get(name), "__version__", None)
         if old not in (None, importlib.metadata.version(name)):
@@ -139,8 +139,8 @@ if AVAILABLE:
 # %% [markdown]
 # ## 2. Play with a trained model
 #
-# `models/` has six small trained models. `hsjax.load` opens one without its training data. This one
-# was trained on MNIST for 30 epochs, with latents of 128 coordinates on a sphere.
+# `models/` has six small trained models. `hsjax.load` opens one without its training data. The one
+# below was trained on MNIST for 30 epochs. Its latents have 128 coordinates and lie on a sphere.
 
 
 # %%
@@ -160,19 +160,21 @@ def show_images(rows, size=(8.0, 3.2)):
 trained = None
 if checkout and AVAILABLE:
     trained = hsjax.load(checkout / "models" / "mnist_spread")
-    laws = ("prior", "gaussian", "projected_gmm")
-    show_images({law: trained.sample(12, sampler=law, seed=1) for law in laws})
+    names = ("prior", "gaussian", "projected_gmm")
+    show_images({name: trained.sample(12, sampler=name, seed=1) for name in names})
 else:
     print("models/ comes with a clone: this part is left out")
 
 # %% [markdown]
-# The prior is what a VAE is trained towards. The two others are fitted to the latents of the
-# training images: one Gaussian, and a mixture of ten on the sphere. The mixture is the best here.
+# Each row is a sampler. Training pulls the latents of a VAE towards the prior. The two others are
+# fitted to the latents of the training images: one Gaussian, and a mixture of ten Gaussians that is
+# projected to the sphere. The mixture is the best here.
 #
-# Below are three pairs of new images, and the way between their latents along the sphere. Then one
-# angle of a single latent is turned at a time, by 0.6 rad to either side: first three angles that
-# vary most among new images, then one that hardly varies. Most angles are of the last kind. The
-# model uses about a fifth of its 128 directions, and the decoder ignores the others.
+# The first picture below interpolates between three pairs of new images, along the sphere. In the
+# second, each row turns one angle of a single latent, by up to 0.6 rad either way. The first three
+# rows turn the angles that vary most among new latents, the last row one that hardly varies. Most
+# angles hardly vary. The model uses about a fifth of its 128 directions, and the decoder ignores
+# the others.
 
 # %%
 if trained:
@@ -195,12 +197,12 @@ if trained:
 #
 # Three facts about $x \sim N(0, I_n)$, the prior of a VAE:
 #
-# - Its length is $\sqrt n$, give or take 0.7 at any $n$.
-# - Two of its samples are almost at a right angle, and closer to it the larger $n$ is.
-# - Seen from any pole, its samples lie at the equator. The volume element has the factor
-#   $\sin^{n-1-k} \varphi_k$ (`coordinates.log_volume`, appendix A.3), which is the density of the
-#   $k$-th angle up to a constant. It is a peak at $\pi/2$, and $\cos\varphi_k$ has the standard
-#   deviation $1/\sqrt{n-k+1}$.
+# - Its length is about $\sqrt n$, with a standard deviation near 0.7 at any $n$.
+# - Two samples are almost orthogonal, the more so the larger $n$ is.
+# - Seen from any pole, the samples lie near the equator. The volume element has the factor
+#   $\sin^{n-1-k} \varphi_k$ (`coordinates.log_volume`, the paper's appendix A.3). Up to a constant,
+#   this factor is the density of the $k$-th angle. It peaks at $\pi/2$, and $\cos\varphi_k$ has the
+#   standard deviation $1/\sqrt{n-k+1}$.
 
 # %%
 SIZES = (2, 8, 32, 128, 512)
@@ -236,9 +238,9 @@ for i, n in enumerate(SIZES):
     outline = {"histtype": "step", "density": True, "linewidth": 1.5} | style
     lengths.hist(lengths_of[n] / n**0.5, bins=np.linspace(0, 2.5, 126), **outline)
     overlaps.hist(cosines_of[n], bins=np.linspace(-1, 1, 81), **outline)
-    if n > 2:  # its only angle is the last one, a full turn
+    if n > 2:  # for n = 2 the only angle is the last one, which covers a full turn
         first.plot(phi, marginal(n - 2), **style)
-    if n == 32:  # what the samples themselves say, for one n
+    if n == 32:  # for one n, a histogram of the samples themselves
         bars = {"bins": 60, "density": True, "color": f"C{i}", "alpha": 0.4}
         first.hist(np.arccos(unit_of[n][:, 0]), **bars, label="n = 32, samples")
 for i, k in enumerate((1, 64, 112, 124, 126)):
@@ -252,8 +254,8 @@ for axes in figure.axes:
 plt.show()
 
 # %% [markdown]
-# What that means for an island: the share of the sphere within 60° of a pole halves about every
-# five dimensions. At $n = 128$ one sample of the prior in a billion falls there.
+# So an island covers very little of the sphere. The share within 60° of a pole halves about every
+# five dimensions. At $n = 128$ only about one prior sample in a billion falls there.
 
 # %%
 print("   n   ‖x‖ / √n         cosine of two samples   area within 60° of a pole")
@@ -273,9 +275,10 @@ if not AVAILABLE:
 # %% [markdown]
 # ## 4. The coordinates at work
 #
-# $x_k = r \sin\varphi_1 \cdots \sin\varphi_{k-1} \cos\varphi_k$. At $n = 3$ this is the globe with
-# axis 1 as its north pole: $\varphi_1$ is the distance from the pole, $\varphi_2$ the longitude.
-# Drag the slider to turn it, or press play; a viewer that runs no scripts leaves it out.
+# The coordinates are $x_k = r \sin\varphi_1 \cdots \sin\varphi_{k-1} \cos\varphi_k$. At $n = 3$
+# they describe a globe with axis 1 as its north pole: $\varphi_1$ is the angle from the pole,
+# $\varphi_2$ the longitude. Drag the slider to turn it, or press play. A viewer without scripts
+# doesn't show it.
 
 # %%
 turn = jnp.linspace(0.0, 2 * jnp.pi, 181)
@@ -333,13 +336,13 @@ turning = FuncAnimation(globe, frame, frames=range(0, 360, 180 if SHORT else 30)
 HTML(turning.to_jshtml())
 
 # %% [markdown]
-# Pushing the cosines: 600 points move down the gradient of `losses.spherical_kl`, the objective of
-# equation (4), with nothing to resist them. The paper's compression asks for $E[\cos\varphi_k] = 1$
-# and leaves their spread open; by default hsjax asks for the prior's. Both at once are impossible,
-# and the result is a compromise: most points gather, some turn away to keep the spread. The
-# targets of `mnist:spread` are mean *and* spread 0, that is, all points at the end of the
-# last axis or opposite to it. Colours are the longitudes the points started from. In a VAE the
-# reconstruction error holds the points apart.
+# Next we push the cosines: 600 points move down the gradient of `losses.spherical_kl`, the
+# objective of equation (4), with nothing to resist them. The paper's compression asks for
+# $E[\cos\varphi_k] = 1$ and leaves the spread of the cosines open. By default hsjax asks for the
+# prior's spread. Both at once are impossible, and the result is a compromise: most points gather,
+# and some turn away to keep the spread. The targets of `mnist:spread` are mean *and* spread 0: all
+# points then lie at one of the two ends of the last axis. Colours are the longitudes the points
+# started from. In a VAE the reconstruction error keeps the points apart.
 
 
 # %%
@@ -373,8 +376,8 @@ for axes, (title, points) in zip(row, stages.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# There and back. The angles come from `atan2` and the products of sines from sums of logarithms, so
-# that float32 loses a few units in the last place at any $n$.
+# Finally, a round trip. The angles come from `atan2`, and the products of sines from sums of
+# logarithms. So float32 loses only a few units in the last place at any $n$.
 
 # %%
 print("        n   angles   largest error of the round trip, in units of r")
@@ -387,13 +390,13 @@ for n in (4, 128, 100_000):  # 4: a 3-sphere
 # %% [markdown]
 # ## 5. Train two VAEs side by side
 #
-# `configs/digits_standard.py` and `configs/digits_compressed.py`: the same small ResNet with
-# $n = 32$ on the 8×8 digits of scikit-learn, once with the Kullback-Leibler divergence (1), once
-# with the objective in hyperspherical coordinates (4) to (8). `main.py` does the same and keeps
-# checkpoints; here the public functions of `hsjax.training` are called one by one.
+# `configs/digits_standard.py` and `configs/digits_compressed.py` train the same small ResNet with
+# $n = 32$ on the 8×8 digits of scikit-learn. The first uses the Kullback-Leibler divergence (1),
+# the second the objective in hyperspherical coordinates (4) to (8). `main.py` does the same and
+# keeps checkpoints. Here we call the public functions of `hsjax.training` one by one.
 #
-# On the right, the mean of $\cos\varphi_k$ over the test images: 0 is the equator. The two
-# regularisers measure different things, so their heights compare nothing.
+# The right panel shows the mean of $\cos\varphi_k$ over the test images: 0 is the equator. The two
+# regularisers measure different things, so don't compare their heights.
 
 # %%
 digits = data.load("digits")
@@ -401,7 +404,7 @@ images = jnp.asarray(digits.train_images)
 
 
 def prepare(name):
-    """A run of configs/NAME.py that has not begun."""
+    """A run of configs/NAME.py, not yet started."""
     config = importlib.import_module(f"hsjax.configs.{name}").get_config()
     config.train.epochs = EPOCHS
     config.evaluate.metrics = ("frechet", "knn", "latents")
@@ -423,7 +426,7 @@ def prepare(name):
 
 
 def train_an_epoch(run):
-    """One epoch more; its mean terms, by name, become a row."""
+    """Train one more epoch, and append its mean terms, by name, as a row."""
     start = time.perf_counter()
     examples = images, None  # the labels are for methods that use them
     run.state = training.train_epoch(
@@ -473,10 +476,10 @@ for name, run in runs.items():
 # %% [markdown]
 # ## 6. Look at the latents
 #
-# `evaluation.evaluate` embeds the data, measures, samples and decodes. Samplers are fitted to the
-# means of the training images. The distance is the Fréchet distance between the features of a
-# small classifier, of 360 samples each: it is not a FID, and from one seed and so few images small
-# differences mean nothing.
+# `evaluation.evaluate` embeds the data, measures the latents, and draws and decodes samples.
+# Samplers are fitted to the latent means of the training images. The distance is the Fréchet
+# distance between features of a small classifier, for 360 samples of each sampler. It is not an
+# FID. With one seed and so few images, small differences mean nothing.
 
 # %%
 for run in runs.values():
@@ -506,8 +509,9 @@ for key, to in (("to_test", "test images"), ("to_reconstructions", "reconstructi
         print(f"  {sampler:40}" + "".join(cells))
 
 # %% [markdown]
-# Of each pair of pictures the standard VAE comes first. To begin with, the 32 coordinates averaged
-# in three groups and put on S², the paper's figure 1b: all around the sphere, or on an island.
+# In each pair of pictures below, the standard VAE comes first. The first pair averages the 32
+# coordinates in three groups and projects them to S², as in the paper's figure 1b. The latents lie
+# all around the sphere, or on an island.
 
 # %%
 folder = Path(tempfile.mkdtemp(prefix="hsjax-tour-"))
@@ -524,8 +528,8 @@ for name, run in runs.items():
     show(figures.groups_on_sphere, run.found.arrays["groups"], digits.test_labels, name)
 
 # %% [markdown]
-# The cosines of the angles. The paper's compression asks for 1 everywhere, which cannot be reached:
-# $\cos\varphi_1 = 1$ leaves nothing for the other coordinates.
+# Next, the cosines of the angles. The paper's compression asks for 1 everywhere, which is out of
+# reach: $\cos\varphi_1 = 1$ leaves nothing for the other coordinates.
 
 # %%
 for name, run in runs.items():
@@ -533,8 +537,9 @@ for name, run in runs.items():
     show(figures.angle_profile, arrays["cosine_mean"], arrays["cosine_spread"], name)
 
 # %% [markdown]
-# The cosines between pairs of latents. The standard VAE's are wider than those of uniform
-# directions: it uses only some of its 32 coordinates, see the effective rank above.
+# Next, the cosines between pairs of latents. The standard VAE's have a wider distribution than
+# those of uniform directions, because it uses only some of its 32 coordinates (see the effective
+# rank above).
 
 # %%
 for name, run in runs.items():
@@ -542,8 +547,8 @@ for name, run in runs.items():
     show(figures.overlap_histogram, edges, counts, name, dimension=run.config.model.latent_dim)
 
 # %% [markdown]
-# Samples under each sampler. A compressed VAE has to be sampled on its island: under the prior and
-# on the whole sphere its images are far worse than the standard VAE's. The paper compares a
+# Next, images from each sampler. A compressed VAE has to be sampled on its island. From the prior
+# or the whole sphere its images are far worse than the standard VAE's. The paper compares a
 # distribution fitted to the island with the *prior* of the standard VAE. That compares two samplers
 # as well as two models. A fitted distribution can help the standard VAE, too: see `projected_gmm`.
 
@@ -552,7 +557,7 @@ for name, run in runs.items():
     show(figures.panels, run.found.panels, name)
 
 # %% [markdown]
-# By hand, a sampler and an interpolation along the sphere:
+# Finally, sampling and interpolating along the sphere by hand:
 
 # %%
 for name, run in runs.items():
@@ -573,11 +578,15 @@ for name, run in runs.items():
 # %% [markdown]
 # ## 7. What the objective costs
 #
-# Value and gradient of the regulariser alone, at batch 200: the plain divergence (1); the spherical
-# objective as `hsjax.losses` computes it, with a running sum and a derivative in closed form, O(n);
-# and the same objective by the $n \times n$ mask that the paper describes, O(n²). The first two are
-# run in turns, so that whatever else the machine does slows both; the mask comes last, because the
-# memory it takes slows what follows. The numbers are medians over rounds.
+# We time the value and gradient of the regulariser alone, at batch 200, in three forms:
+#
+# - the plain divergence (1);
+# - the spherical objective as `hsjax.losses` computes it, with a running sum and a derivative in
+#   closed form, O(n);
+# - the same objective with the $n \times n$ mask that the paper describes, O(n²).
+#
+# The first two run in turns, so other load on the machine slows both. The mask runs last, because
+# its memory use slows what follows. The numbers are medians over rounds.
 
 # %%
 BATCH, ROUNDS = 200, 3 if SHORT else 9
@@ -635,17 +644,18 @@ else:
     print("benchmarks/ comes with a clone: this part is left out")
 
 # %% [markdown]
-# How to read them: what counts is the difference to the plain divergence beside a whole training
-# step, and that step grows with the network and the images. On an accelerator the short times are
-# mostly that of starting a program, so they hardly grow with $n$. For the overhead of a real
-# training step against $n$ run `python -m benchmarks.overhead`;
-# [docs/performance.md](../docs/performance.md) has a table.
+# What counts is the extra time over the plain divergence, compared with a whole training step. That
+# step grows with the network and the images. On an accelerator, most of a short time goes into
+# starting a program, so it hardly grows with $n$. `python -m benchmarks.overhead` measures the
+# overhead of a real training step against $n$; [docs/performance.md](../docs/performance.md) has a
+# table.
 
 # %% [markdown]
 # ## 8. Drop the loss into a model of your own
 #
-# Three lines of hsjax, marked below: project $z$ before the decoder, take the terms, add them up.
-# First a plain VAE of one hidden layer on either side, in Flax NNX.
+# This takes three lines of hsjax, marked below: project $z$ before the decoder, compute the terms,
+# add them up. The first example is a plain VAE in Flax NNX. Its encoder and its decoder have one
+# hidden layer each.
 
 # %%
 N = 16
@@ -653,7 +663,7 @@ x_train = batches.prepare(images).reshape(len(images), -1)  # [1437, 64] in [0, 
 
 
 class MLP(nnx.Module):
-    """A VAE of one hidden layer on either side."""
+    """A VAE with one hidden layer each in the encoder and the decoder."""
 
     def __init__(self, pixels, n, hidden=128, *, rngs):
         self.inwards = nnx.Linear(pixels, hidden, rngs=rngs)
@@ -706,9 +716,9 @@ for epoch in range(1, last + 1):
         told(epoch, terms)
 
 # %% [markdown]
-# The same in another style: JAX alone, the parameters a dictionary of arrays, an epoch one
-# `lax.scan`. Its targets are those of `mnist:spread`, mean and spread of the cosines to 0.
-# A `Spec` is a pytree and goes through `jit` as an argument: another target doesn't compile again.
+# The second example uses JAX alone: the parameters are a dictionary of arrays, and an epoch is one
+# `lax.scan`. Its targets are those of `mnist:spread`: mean and spread of the cosines are 0. A
+# `Spec` is a pytree and an argument of the jitted function, so a new target needs no compilation.
 
 
 # %%

@@ -163,7 +163,7 @@ def test_the_report_tells_what_trained_samplers_never_saw(whole):
     _, numbers, _ = whole
     fits = {"flow": {"held_out_nats": 1.2345, "step": 40.0}, "two_stage": {"step": 3.0}}
     lines = report.table({**numbers, "fits": fits}, "bars").splitlines()
-    start = lines.index("samplers that were trained, by what they never saw")
+    start = lines.index("trained samplers, measured on held-out latents")
     assert lines[start + 1 : start + 3] == [
         "  flow       held out nats 1.234, step 40",
         "  two_stage  step 3",
@@ -288,9 +288,9 @@ def test_the_report_explains_scores_once_and_tells_all(monkeypatch):
     assert [line.split() for line in lines[second + 1 : second + 4]] == table
     told = " ".join(" ".join(lines[start + 1 : second - 3]).split())
     for said in (
-        "how often one of them scores higher than one of the test images (0.5: a guess)",
-        "FPR95 in: share of them that passes with 95 % of the test images (in positive)",
-        "FPR95 ood: share of the test images that is refused with 95 % of them (ood positive)",
+        "how often an ood image scores higher than one of the test images (0.5: chance)",
+        "FPR95 in: share of ood images that pass when 95 % of the test images do (in positive)",
+        "FPR95 ood: share of the test images refused when 95 % of ood images are (ood positive)",
     ):
         assert said in told
 
