@@ -7,7 +7,7 @@ import sys
 
 
 def fail(line: str) -> None:
-    """End the program with one line: what hsjax has for that may not be there."""
+    """End the program with one line; hsjax's own function for that may not be importable."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 

@@ -6,10 +6,10 @@
 Compiles for the device that JAX sees; with --tpu for a TPU that needn't be
 there (pip install libtpu), with --gpu for a GPU described by a
 GpuTargetConfigProto, of which XLA's repository has one per model (pip install
---no-deps jax-cuda12-plugin jax-cuda12-pjrt of jax's own version). A compiler's
-view is good for comparing two versions of a program; how fast it is, only a
-run tells. KIND is a method or a setting: of these, a training step each, and
-nothing else.
+--no-deps jax-cuda12-plugin jax-cuda12-pjrt of jax's own version). These numbers
+are good for comparing two versions of a program; only a run shows how fast it
+is. KIND is a method or a setting: if given, only a training step of each is
+compiled.
 """
 
 import math

@@ -8,7 +8,7 @@ pixels drawn anew in every epoch, Adam at 1e-3 with batches of 64, a KLD that
 grows over the first 100 epochs, 500 importance samples an image. d is the
 dimension of the space: d coordinates of a normal posterior, d + 1 of one on a
 sphere. --data is a prepared folder of tensorflow-datasets. Here the number of
-epochs is fixed, where the authors stop by images held out.
+epochs is fixed, while the authors stop early, by held-out images.
 """
 
 import functools
@@ -59,7 +59,7 @@ def apply(layers, x):
 
 
 def posterior(kind, outputs):
-    """The law of [batch, outputs], on the unit sphere or normal."""
+    """The posterior for [batch, outputs], normal or on the unit sphere."""
     if kind == "normal":
         return posteriors.gaussian(outputs)
     svae, n = METHODS["svae"], outputs.shape[-1] - 1
@@ -74,7 +74,7 @@ def log_likelihood(layers, z, x):
 
 
 def bound(kind, params, x, key, weight):
-    """The negative evidence lower bound, with the KLD by weight."""
+    """The negative evidence lower bound, with the KLD times `weight`."""
     q = posterior(kind, apply(params["encoder"], x))
     if kind == "normal":
         kl = losses.gaussian_kl(q.mean, q.log_variance)
@@ -100,7 +100,7 @@ def importance(kind, params, x, key):
 
 
 def measure(kind, d, images, test, epochs, seed):
-    """Train and judge one: its row."""
+    """Train and judge one kind: its row."""
     n = d if kind == "normal" else d + 1
     outputs = 2 * d if kind == "normal" else n + 1
     key = jax.random.key(seed)
@@ -153,10 +153,10 @@ def main() -> None:
     """Train, judge, print, write."""
     flags = parser(__doc__, "likelihood", TAKES, "two epochs, to see it work")
     flags.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
-    flags.add_argument("--data", default="", metavar="DIR", help="where MNIST is, or is put")
+    flags.add_argument("--data", default="", metavar="DIR", help="where MNIST is, or will be put")
     flags.add_argument("--d", type=int, default=10, help="dimension of the space (%(default)s)")
-    flags.add_argument("--epochs", type=int, default=200, help="of training (%(default)s)")
-    flags.add_argument("--seed", type=int, default=0, help="of all that is random (%(default)s)")
+    flags.add_argument("--epochs", type=int, default=200, help="number of epochs (%(default)s)")
+    flags.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
     arguments = flags.parse_args()
     tell(f"{TAKES}\n")
     devices.start()

@@ -54,9 +54,9 @@ def check_kinds(kinds: list[str]) -> list[str]:
 def interleave(functions: dict, rounds: int, calls: int = 1) -> dict[str, np.ndarray]:
     """Seconds a call of each function, [rounds]: every round runs them all, one after the other.
 
-    So whatever slows the machine for a while slows all of them, and ratios within a round stand.
-    The order is another one in each round, since what one leaves behind may slow the next.
-    Each function is called with nothing and returns arrays, which are waited for.
+    So whatever slows the machine for a while slows all of them, and ratios within a round are
+    valid. The order changes in each round, since what one leaves behind may slow the next. Each
+    function is called without arguments and returns arrays, which are waited for.
     """
     times = {name: [] for name in functions}
     for function in functions.values():
@@ -114,7 +114,7 @@ def cumulative_statistics(x, eps):
 def write(path: Path, rows: list[dict], *, final: bool = True, **about) -> None:
     """Rows with the machine, the versions and what else they were measured with.
 
-    A file that is not the final one says nothing.
+    Its path is printed only if it is final.
     """
     device = jax.devices()[0]
     head = {

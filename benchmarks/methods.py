@@ -23,7 +23,7 @@ The time of a training step; ratios are the median (quartiles) of rounds.
   kind      a method, or a setting of one
 """
 TAKES = "It takes about 4 minutes on two cores (--quick: 3)."
-# Other programs than those of their methods.
+# Settings whose programs differ from their method's.
 SETTINGS = ("power_spherical", "wae_rbf", "island", "learned_variance")
 
 

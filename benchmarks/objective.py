@@ -64,7 +64,7 @@ def measure(batch: int, n: int, rounds: int) -> dict:
     calls = max(1, 400_000 // (batch * n))
     masked = {k: f for k, f in functions.items() if k.startswith("masked")}
     times = interleave({k: f for k, f in functions.items() if k not in masked}, rounds, calls)
-    # Apart, against the medians: its gigabytes slow down whatever allocates after it.
+    # Afterwards, against the medians: its gigabytes slow down whatever allocates after it.
     times |= interleave(masked, rounds, calls)
 
     def over(name: str, reference: str) -> dict[str, float]:

@@ -6,9 +6,9 @@
 Each round trains the CIFAR10 network for the same number of steps with the
 plain KLD (equation 1), and with our spherical objective, one after the other:
 a scan of steps on an accelerator, a loop of them on a CPU, as in training. The
-paper's n x n mask follows apart, against the median of the first. The images
-are noise, which costs the same. The projection of z to the sphere counts as
-part of the spherical objective. A figure beside the JSON shows the table.
+paper's n x n mask is timed afterwards, against the median of the KLD. The
+images are noise, which costs the same. The projection of z to the sphere counts
+as part of the spherical objective. A figure beside the JSON shows the table.
 """
 
 import json
@@ -102,7 +102,7 @@ def measure(n: int, dtype: str, batch: int, rounds: int, steps: int) -> dict:
         runs[kind] = stepper(kind, n, dtype, batch, steps)
     times = interleave({kind: runs[kind][0] for kind in kinds[:2]}, rounds)
     over = {"spherical": ratio(times["spherical"], times["standard"])}
-    if "masked" in kinds:  # apart: its gigabytes slow down whatever allocates after it
+    if "masked" in kinds:  # later: its gigabytes slow down whatever allocates after it
         times |= interleave({"masked": runs["masked"][0]}, max(3, rounds // 3))
         over["masked"] = ratio(times["masked"], np.median(times["standard"]))
     return {
@@ -169,7 +169,7 @@ def main() -> None:
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="of the convolutions (%(default)s)",
+        help="dtype of the convolutions (%(default)s)",
     )
     flags.add_argument("--batch", type=int, default=200, help="images a step (%(default)s)")
     flags.add_argument("--plot", type=Path, metavar="FILE", help="only draw this earlier JSON")

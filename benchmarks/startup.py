@@ -3,8 +3,8 @@
     python -m benchmarks.startup [--quick] [--out=FILE.json]
 
 Every start is a process of its own. It does what main.py does up to the first
-step (on an accelerator, the first epoch, which is one program), but for the
-files of the workdir that say what is run.
+step (on an accelerator, the first epoch, which is one program), except writing
+the files of the workdir that describe the run.
 `cifar_compressed` is that network on 2000 images of noise.
 """
 
@@ -155,7 +155,7 @@ def main() -> None:
                 rows.append(row)
                 tell(f"{name}, {row['start']}: {text(row['total'])} s")
                 tell("".join(f"{row['seconds'][stage]:>9.2f}" for stage in STAGES))
-    finally:  # not sooner: this process takes a device for it, which the starts need
+    finally:  # only now, since this process takes a device for it, which the starts need
         write(arguments.out, rows, final=False)
     write(arguments.out, rows)
 

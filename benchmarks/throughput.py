@@ -6,7 +6,7 @@
 The compressed VAE of the CIFAR10 configs, n = 200, on noise images. Training is
 a scan of steps on an accelerator and a loop of them on a CPU, as in a run.
 Evaluation encodes test images, decodes their μ and rounds, through
-`hsjax.evaluation`, with what goes to the host and back. Compilation comes
+`hsjax.inference`, including transfers to the host and back. Compilation comes
 before the clock starts. Where a batch takes as long as a smaller one, dispatch
 is the limit.
 
@@ -183,7 +183,7 @@ def show(row: dict) -> None:
 def main() -> None:
     """Measure, print, write."""
     flags = parser(__doc__, "throughput", TAKES, "batches of 50 and 200 alone, in float32")
-    flags.add_argument("--torch", action="store_true", help="beside PyTorch, if it is installed")
+    flags.add_argument("--torch", action="store_true", help="also measure PyTorch, if installed")
     flags.add_argument(
         "--batch",
         type=numbers,

@@ -36,7 +36,7 @@ COUNT = 2000  # images
 
 
 def stepper(name: str, runs: int, steps: int) -> Callable:
-    """A function that trains so many runs `steps` steps further; one of them as a run alone."""
+    """A function that trains so many runs for `steps` more steps; a single one as a run alone."""
     config = importlib.import_module(f"configs.{name}").get_config()
     setup, _ = training.create(config, SHAPES[name], COUNT)
     place, mesh = devices.Alone(), None
@@ -66,7 +66,7 @@ def stepper(name: str, runs: int, steps: int) -> Callable:
 
 
 def work(name: str, runs: int, steps: int) -> None:
-    """In a process of its own: a turn for each line that comes in, and a line when it is over."""
+    """In its own process: do a turn for each line that comes in, then answer with a line."""
     devices.start(runs)
     run = stepper(name, runs, steps)
     print(flush=True)
@@ -127,7 +127,7 @@ def main() -> None:
         "--runs",
         type=numbers,
         metavar="K,...",
-        help="how many (as many as the CPU has cores; on other devices 2,8)",
+        help="numbers of runs (as many as the CPU has cores; on other devices 2,8)",
     )
     flags.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)  # what `turns` starts
     flags.add_argument("--steps", type=int, help=argparse.SUPPRESS)

@@ -2,7 +2,7 @@
 
 Command: hsjax train --config=celeba:rae
 Run time: not measured on CelebA; it is meant for an accelerator. See celeba_standard.py for the
-  data; a folder of own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
+  data. For your own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hsjax import settings
 from hsjax.configs import cifar, default
 
-# What a method takes on these data: that of CIFAR10, but for the authors' constants, by size.
+# Fields of each method on these data: as on CIFAR10, except constants that depend on image size.
 SETTINGS = cifar.SETTINGS | {
     "swae": {"loss.beta": 614.0},
     "spherical_swae": {"loss.beta": 122_880.0},

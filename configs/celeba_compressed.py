@@ -2,7 +2,7 @@
 
 Command: hsjax train --config=celeba_compressed
 Run time: not measured on CelebA; it is meant for an accelerator. See celeba_standard.py for the
-  data; a folder of own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
+  data. For your own images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test.
 """
 
 from ml_collections import ConfigDict

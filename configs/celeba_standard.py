@@ -2,8 +2,8 @@
 
 Command: hsjax train --config=celeba_standard
 Run time: not measured on CelebA; it is meant for an accelerator. The first start decodes the
-  set's 180,000 images, which later starts find decoded.
-The set has no labels, so images are judged over random weights, FD[random-conv], unless
+  set's 180,000 images and keeps them for later starts.
+The set has no labels, so images are judged by a network of random weights, FD[random-conv], unless
   evaluate.features=inception and its weights are given.
 CelebA's host often refuses automatic downloads; tensorflow-datasets then says which files to
   fetch by hand. Other images: --config.data.name=FOLDER/ with FOLDER/train and FOLDER/test,

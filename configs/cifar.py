@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hsjax import settings
 from hsjax.configs import default, mnist
 
-# What a method takes on these data: that of MNIST, but for these.
+# Fields of each method on these data: as on MNIST, except for these.
 SETTINGS = mnist.SETTINGS | {
     "standard_projected": {"loss.beta": 0.3},
     # The authors' constants; wae's are for CelebA, rae's for n = 128.

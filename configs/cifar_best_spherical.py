@@ -1,7 +1,7 @@
-"""The first of the paper's kind of VAE on CIFAR10's leaderboard: docs/leaderboard.md.
+"""The best of the paper's kind of VAE on CIFAR10's leaderboard: docs/leaderboard.md.
 
-Mean and spread of all cosines pulled to 0, with a large weight of the angles, and a mixture fitted
-to the latents. The leaderboard's network is narrower, with n = 128.
+It pulls mean and spread of all cosines to 0, with a large weight of the angles, and samples from a
+mixture fitted to the latents. The leaderboard's network is narrower, with n = 128.
 
 Command: hsjax train --config=cifar_best_spherical
 Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.

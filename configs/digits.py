@@ -1,7 +1,7 @@
 """scikit-learn's 8x8 digits with any method: --config=digits:METHOD.
 
 Command: hsjax train --config=digits:rae
-Run time: about a minute on two CPU cores, half of it the judgement.
+Run time: about a minute on two CPU cores, half of it for the evaluation.
 Prints (seed 0): test MSE (sum) 0.423, 1000 x per value 6.61, k-NN accuracy 0.983.
 """
 
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hsjax import settings
 from hsjax.configs import default
 
-# What a method takes on these data; the rest is in configs/default.py and the method's file.
+# Fields of each method on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {
     "standard": {"loss.beta": 0.1},  # about the MSE of the compressed twin
     "standard_projected": {"loss.beta": 0.1},

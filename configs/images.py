@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 from hsjax import settings
 from hsjax.configs import celeba, default
 
-# What a method takes on these data: that of CelebA, but for constants that depend on n.
+# Fields of each method on these data: as on CelebA, except constants that depend on n.
 SETTINGS = celeba.SETTINGS | {
     "swae": {"loss.beta": 960.0},
     "vqvae": {"loss.beta": 24.0, "sample.sampler": "codes"},

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hsjax import settings
 from hsjax.configs import default
 
-# What a method takes on these data; the rest is in configs/default.py and the method's file.
+# Fields of each method on these data; the rest is in configs/default.py and the method's file.
 SETTINGS = {
     "standard": {"loss.beta": 0.3},  # about the MSE of the compressed twin after three epochs
     "standard_projected": {"loss.beta": 0.1},

@@ -1,13 +1,13 @@
 """Variational autoencoders whose latent space is written in hyperspherical coordinates.
 
-Importing hsjax gives the library, which needs JAX, NumPy and SciPy alone (one sampler, the mixture,
-scikit-learn once it is fitted):
+Importing hsjax gives the library, which needs only JAX, NumPy and SciPy (to be fitted, mixtures
+also need scikit-learn, and trained samplers optax):
 
 * `hsjax.coordinates`: Cartesian vectors to radius and angles and back, the volume element;
 * `hsjax.statistics`: the mean and variance of these over a batch;
 * `hsjax.losses`: the objectives, equations (1) to (6);
-* `hsjax.posteriors`, `hsjax.methods`: distributions of a latent, and methods, a file each;
-* `hsjax.distances`: how far two samples of latents are apart, by transport or by kernels;
+* `hsjax.posteriors`, `hsjax.methods`: distributions of a latent, and methods, one per file;
+* `hsjax.distances`: distances between samples of latents, by optimal transport or kernels;
 * `hsjax.samplers`: where new latents come from.
 
 What judges a model is in `hsjax.metrics`; the network and the experiment around it are in

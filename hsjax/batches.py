@@ -58,8 +58,8 @@ def epoch_order(key: Array, count: int, batch_size: int) -> Array:
 def stream(examples: Any, order: np.ndarray) -> Iterator[Any]:
     """Yields the batches examples[order[0]], examples[order[1]], ..., array by array.
 
-    Threads gather them ahead and send each device its share; of several processes, each gathers
-    the rows of its own devices alone.
+    Threads gather them ahead and send each device its share. With several processes, each gathers
+    only the rows of its own devices.
 
     Args:
       examples: a tree of arrays [count, ...] on the host, in memory or mapped into it.
@@ -85,8 +85,8 @@ def stream(examples: Any, order: np.ndarray) -> Iterator[Any]:
 def eval_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices int32 [batch_size], mask bool [batch_size]), each image once, in order.
 
-    The last batch is completed with the first images, masked out (False), so that its statistics
-    are those of as many images, too.
+    The last batch is completed with the first images, masked out (False), so that its batch
+    statistics are of as many images as those of the others.
     """
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
@@ -113,7 +113,7 @@ def prepare(images: Array, key: Array | None = None, *, flip: bool = False) -> A
 
 
 def pad(images: Array, multiple: int) -> Array:
-    """Zeros around [..., H, W, C] so that `multiple` divides H and W; an odd one goes after."""
+    """Zeros around [..., H, W, C] so that `multiple` divides H and W; an odd one is put last."""
     images = jnp.asarray(images)
     extra = [-size % multiple for size in images.shape[-3:-1]]
     widths = [(0, 0)] * (images.ndim - 3) + [(e // 2, e - e // 2) for e in extra] + [(0, 0)]

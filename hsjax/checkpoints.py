@@ -37,17 +37,17 @@ class Checkpoints:
     """The newest few states of a run, in `folder`, by step; use it in a `with` statement.
 
     Each is written to a temporary folder that is renamed once it is on the disk, with the SHA-256
-    of all its files: a killed run or a full disk leaves no half of one, and a file damaged later
-    (a broken copy) is found; orbax reads some damage as numbers.
+    of all its files: a killed run or a full disk leaves no half-written one, and a file damaged
+    later (a broken copy) is detected, where orbax may read the damage as numbers.
 
-    Of several processes the first one reads and writes; in the others the folder seems empty.
-    A folder that is a link is read, but replaced by one of its own before anything is written.
+    With several processes, only the first one reads and writes; to the others the folder seems
+    empty. If `folder` is a link, it is read, but a new folder replaces it before any writing.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
         self.keep = keep
-        self._reads_back = False  # whether a checkpoint of this process did
+        self._reads_back = False  # whether this process has read one back
         self._orbax: Any = None
         if devices.is_first():
             alone = ocp.options.MultiprocessingOptions(
@@ -66,7 +66,7 @@ class Checkpoints:
             self._orbax.close()
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, oldest first, good or not."""
+        """The steps that have a checkpoint, oldest first, damaged or not."""
         names = os.listdir(self.folder) if self._orbax and self.folder.is_dir() else ()
         steps = [int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)]
         return sorted(step for step in steps if (self.folder / str(step)).is_dir())
@@ -80,7 +80,7 @@ class Checkpoints:
         if self._orbax:
             beside = self.folder.with_name(f".probe.{secrets.token_hex(4)}.tmp")
             with self._written(beside, {"probe": np.zeros(3, np.float32)}):
-                self._reads_back = False  # the first real one is another matter
+                self._reads_back = False  # the first real one is checked again
 
     def save(self, step: int, state: Any, best: int | None = None) -> None:
         """Write a pytree of arrays as the checkpoint of this step, unless there is one.
@@ -88,10 +88,10 @@ class Checkpoints:
         Args:
           step: steps done.
           state: after them.
-          best: the step of a checkpoint that stays, though others are newer.
+          best: the step of a checkpoint that is kept although others are newer.
 
         Raises:
-          UserError: it can't be written; those there are stay.
+          UserError: it can't be written; existing checkpoints are kept.
         """
         if not self._orbax or step in self.steps():
             return
@@ -99,10 +99,10 @@ class Checkpoints:
             state = jax.device_get(state)  # orbax refuses the arrays of a single process
         with writing(self.folder):
             own_folder(self.folder)
-            # Names that nothing of an earlier one, which failed, is still being written to.
+            # New names: an earlier one that failed may still be writing to its own.
             token = secrets.token_hex(4)
             new, old = self.folder / f".unfinished-{token}", self.folder / f".old-{token}"
-            for pattern in (".unfinished-*", ".old*"):  # by an error or a kill
+            for pattern in (".unfinished-*", ".old*"):  # left by an error or a kill
                 for left in self.folder.glob(pattern):
                     remove(left)
             with self._written(new, _as_dict(state)):
@@ -116,7 +116,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self, new: Path, arrays: dict[str, Any]) -> Iterator[None]:
-        """A new folder of arrays, which is gone at the end unless it has got another name."""
+        """Write arrays to a new folder, which is removed at the end unless it has been renamed."""
         with writing(new.parent):
             new.mkdir()
             try:
@@ -148,8 +148,8 @@ class Checkpoints:
 
         Args:
           like: a state of the same structure; its values don't matter.
-          move: damaged checkpoints to `<folder>-damaged`, before a run writes others.
-          only: the step of the one that is wanted, if not the newest.
+          move: whether to move damaged checkpoints to `<folder>-damaged`.
+          only: the step of the wanted checkpoint, if not the newest.
 
         Raises:
           UserError: a good state whose arrays have other shapes or can't be read, or a damaged
@@ -181,7 +181,7 @@ class Checkpoints:
     def _read(self, step: int, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         assert self._orbax is not None
         try:
-            # Asked before: orbax, when it fails, leaves tasks behind that fail later.
+            # Shapes are checked first: if orbax fails, it leaves tasks behind that fail later.
             with plainly_named(self.folder / str(step)) as plain:
                 held = ocp.PyTreeCheckpointHandler().metadata(plain / "default")
                 target = _as_named_there(target, held.tree)
@@ -206,10 +206,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """The OSError behind an error of orbax, without the tracebacks that its threads print.
+    """Raise the OSError behind an error of orbax, without the tracebacks that its threads print.
 
-    After an error, writes that end late find their event loop closed, or nobody who waits for what
-    they raise, and say so: this stays unsaid for the rest of the process.
+    After an error, late writes find their event loop closed, or raise errors that nobody awaits.
+    Their messages are suppressed for the rest of the process.
     """
 
     def but_late_writes(unraisable) -> None:
@@ -257,7 +257,7 @@ def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _differing(there: dict[str, tuple], here: dict[str, tuple]) -> str:
-    """The first of the arrays that two states don't have alike, and how many more."""
+    """The first array that differs between two states, and how many more do."""
     names = [name for name in sorted(there | here) if there.get(name) != here.get(name)]
     first = names[0]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -265,7 +265,7 @@ def _differing(there: dict[str, tuple], here: dict[str, tuple]) -> str:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """Of all files but those that systems add, such as ._x."""
+    """SHA-256 of all files except those that systems add, such as ._x."""
     files = (f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
     names = sorted(str(f.relative_to(folder)) for f in files if f != folder / _SUMS)
     return {name: _sum(folder / name) for name in names}
@@ -282,7 +282,7 @@ def _content(file: Path) -> bytes:
 
 
 def _is_good(folder: Path) -> bool:
-    """Whether the files that were saved are what they were; others, if any, are somebody else's."""
+    """Whether all files that were saved are unchanged; other files are ignored."""
     try:
         sums = json.loads(_content(folder / _SUMS))
         return bool(sums) and all(_sum(folder / name) == x for name, x in sums.items())

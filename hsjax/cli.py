@@ -42,7 +42,7 @@ COMMANDS = {
 }
 FLAGS = flags.FLAGS
 
-# Without a default, which would be read here, before mistakes in it could become a line.
+# No default: it would be read here, before a mistake in it could be reported as one line.
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -52,20 +52,20 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for all that the run writes; if not given, runs/<config name> or, of FILE:METHOD, "
+    "Folder for all that the run writes; if not given, runs/<config name> or, for FILE:METHOD, "
     "runs/<config name>_<method>",
 )
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "evaluate"],
-    "train: train, or continue, then evaluate. evaluate: judge the newest checkpoint again",
+    "train: train, or continue, then evaluate. evaluate: judge the trained model again",
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Train on several hosts, with this command on each of them. The cluster tells the processes "
-    "about each other: a TPU slice, SLURM or Open MPI",
+    "Train on several hosts, with this command on each of them. The cluster (a TPU slice, SLURM or "
+    "Open MPI) tells the processes about each other",
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -123,9 +123,10 @@ _USAGE_AGAIN = """Judge a trained model again, as training does at its end.
     hsjax evaluate --workdir=runs/digits_rae --config.evaluate.batch_norm=batch
     hsjax evaluate --workdir=runs/digits_rae --config.sample.sampler=flow
 
-The config is the workdir's. The fields of sample and evaluate may change, and
-where the data is: data.name, data.dir, data.device_share. `hsjax fields sample`
-and `hsjax fields evaluate` list them. New numbers and figures replace the old.
+The config is the workdir's. Only the fields of sample and evaluate may change
+(`hsjax fields sample` and `hsjax fields evaluate` list them), and those that
+say where the data is: data.name, data.dir, data.device_share. New numbers and
+figures replace the old.
 """
 _USAGE = """Train a VAE and judge it, or judge a trained one again.
 
@@ -135,8 +136,8 @@ _USAGE = """Train a VAE and judge it, or judge a trained one again.
 In a clone, python main.py is the same. `hsjax fields` lists every field of a
 config, with its default and its meaning. Change a field with
 --config.FIELD=VALUE, such as --config.model.latent_dim=64. Repeat a command to
-continue a run. An evaluation takes the fields of sample and evaluate, and
-where the data is: data.name, data.dir, data.device_share.
+continue a run. An evaluation takes only the fields of sample and evaluate, and
+those that say where the data is: data.name, data.dir, data.device_share.
 """
 
 
@@ -166,7 +167,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def config_path(given: str) -> str:
-    """FILE or FILE:SETTING, with the whole path of a config that is meant by its name."""
+    """FILE or FILE:SETTING, where the name of a config in configs/ is replaced by its path."""
     path, colon, setting = os.path.expanduser(given).partition(":")  # shells leave ~ after = alone
     ours = CONFIGS / f"{path}.py"
     if not os.path.isfile(path) and path.isidentifier() and ours.is_file():
@@ -185,7 +186,7 @@ def _check_file(given: str) -> None:
         config = get_config(*([argument] if colon else [])) if get_config else None
     except UserError as error:
         raise flags.Error(f"--config={given}: {error}") from error
-    except Exception as error:  # it is a program
+    except Exception as error:  # a config is a program, which may raise any
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"line {lines[-1]}" if lines else "it"
         raise flags.Error(
@@ -208,7 +209,7 @@ def _main(_) -> None:
             errno.EPIPE,
         ):
             raise
-        sys.stdout = open(os.devnull, "w")  # or leaving would try it again
+        sys.stdout = open(os.devnull, "w")  # or the exit would try to write again
         fail(f"the output can't be written ({error.strerror}): repeat the command to continue", 2)
     except KeyboardInterrupt:  # outside of training: there is nothing to save
         try:
@@ -278,7 +279,7 @@ def start(runs: int = 1) -> None:
 
 
 def _open_streams() -> None:
-    """What was closed before the start leads nowhere: else a file of the run gets its number."""
+    """Open closed standard streams on the null device: else a file of the run gets their number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

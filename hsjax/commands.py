@@ -21,7 +21,7 @@ from hsjax.terminal import command, counted, fold, tell
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors are a line."""
+    """A parser that reports an error as one line."""
 
     def __init__(self, name: str, text: str = ""):
         text = f"{COMMANDS[name].capitalize()}. {text}"
@@ -38,7 +38,7 @@ def _of_a_run(*about: str) -> _Parser:
         required=True,
         help="folder of a run, an exported folder, or a checkpoint of the authors (FILE.pt)",
     )
-    parser.add_argument("--out", required=True, help="what to write; it must not exist yet")
+    parser.add_argument("--out", required=True, help="new file or folder to write")
     return parser
 
 
@@ -211,7 +211,7 @@ def _of_config() -> Iterator[tuple[str, str, str]]:
 
 
 def _of_method(name: str) -> Iterator[tuple[str, str, str]]:
-    """The same of a method's fields, from the docstring of its `hyper`."""
+    """The same for a method's fields, from the docstring of its `hyper`."""
     hyper = METHODS[name].hyper
     explained = inspect.getdoc(hyper) or ""
     for field, parameter in inspect.signature(hyper).parameters.items():

@@ -2,8 +2,8 @@
 
     python -m hsjax.compare runs/mnist_standard:prior runs/mnist_compressed:vmf
 
-A run is a workdir, with the sampler to be shown after a colon; its own
-sample.sampler if none is given. From top to bottom: test images, their
+A run is a workdir, optionally followed by a colon and the sampler to be shown
+(the run's sample.sampler if not given). From top to bottom: test images, their
 reconstructions, new samples; the latents averaged in three groups, on the
 sphere from two sides; the latents by t-SNE, with the k-NN accuracy.
 """

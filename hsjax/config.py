@@ -1,4 +1,4 @@
-"""What a user can get wrong in a config, said in one line before anything compiles."""
+"""Checks of a config, which report a mistake in one line before anything compiles."""
 
 import functools
 import inspect
@@ -23,9 +23,9 @@ _FREE = (
     *("train.checkpoints_kept", "train.keep_best", "train.debug_nans", "log.writer"),
 )
 _FREE_GROUPS = ("sample.", "evaluate.")
-_STRETCHED = "train.epochs", "cosine"  # a longer cosine is another one from the first step on
+_STRETCHED = "train.epochs", "cosine"  # a longer cosine differs from the first step on
 
-_Rule = Callable[[Any], str]  # a value -> what it must be, "" if it is that
+_Rule = Callable[[Any], str]  # a value -> what it must be, "" if it is valid
 
 
 def _one_of(choices: Iterable[str]) -> _Rule:
@@ -92,7 +92,7 @@ def _number(least: float, most: float = 1e30) -> _Rule:
 
 
 def _annotated(annotation: Any) -> _Rule:
-    """What the annotation of a method's field asks for."""
+    """The rule that the annotation of a method's field stands for."""
     bounds = Bounds(-1e30)
     if get_origin(annotation) is Annotated:
         annotation, bounds = get_args(annotation)
@@ -117,8 +117,8 @@ def _shown(value: Any) -> str:
 
 _SEED = 0, 2**32 - 1  # JAX takes a larger one modulo 2³²
 _POSITIVE = _number(1e-30)  # in float32, 1e-300 would be 0
-# Every field of configs/default.py but the method's, in its order: default and rule. A stored
-# config that lacks a field, since it is older, has the default.
+# Every field of configs/default.py except the method's, in its order: default and rule. A stored
+# config that is too old to have a field gets the default.
 _FIELDS: dict[str, tuple[Any, _Rule]] = {
     "seed": (0, _whole(*_SEED)),
     "data.name": ("digits", _name),
@@ -190,7 +190,7 @@ _FIELDS: dict[str, tuple[Any, _Rule]] = {
 
 
 def method_fields(name: str) -> ConfigDict:
-    """A method's name and fields with their defaults, as they stand under `config.method`.
+    """A method's name and fields with their defaults, as under `config.method`.
 
     Raises:
       ValueError: no such method.
@@ -203,7 +203,7 @@ def method_fields(name: str) -> ConfigDict:
 
 
 def _schema(name: str) -> dict[str, inspect.Parameter]:
-    """The fields of a method, from the signature of its `hyper`; none if there is no such one."""
+    """The fields of a method, from the signature of its `hyper`; none if it is unknown."""
     if name not in METHODS:
         return {}
     parameters = inspect.signature(METHODS[name].hyper, eval_str=True).parameters
@@ -260,12 +260,12 @@ def validate(config: ConfigDict) -> None:
 
 
 def check_workdir(config: ConfigDict, path: Path) -> None:
-    """Find out whether the run that a workdir holds, if any, is of this config.
+    """Check that the run in a workdir, if there is one, has this config.
 
-    Its data may have another name where data.json tells whether it is the same.
+    Its data may have another name if there is a data.json to tell whether the data are the same.
 
     Raises:
-      UserError: it is of another one (the fields that differ are named), or can't be read.
+      UserError: it has another config (the fields that differ are named), or can't be read.
     """
     mine = flattened(_as_json(config))
     own = _recorded(path / "config.json", mine)
@@ -281,7 +281,7 @@ _MOVED = ("data.name", "data.dir", "data.device_share")  # where the data is fou
 
 
 def of_evaluation(path: Path, fields: Mapping[str, Any]) -> ConfigDict:
-    """A workdir's own config, but for the fields that an evaluation may change.
+    """A workdir's own config, with new values of fields that an evaluation may change.
 
     Args:
       path: of the workdir.
@@ -369,7 +369,7 @@ def _recorded(file: Path, mine: dict) -> dict:
 
 
 def _with_defaults(own: dict) -> dict:
-    """The flat fields of a config, with those that it lacks, since an older version wrote it."""
+    """The flat fields of a config, with defaults for those that an older version did not have."""
     if "loss.kind" in own:  # of a version whose three methods were kinds of loss
         own["method.name"] = own.pop("loss.kind")
         for field in [f for f in own if f.startswith("loss.") and f not in _FIELDS]:
@@ -398,7 +398,7 @@ def _is_free(field: str) -> bool:
 
 
 def _differing(own: dict, mine: dict) -> list[str]:
-    """The fields that make two runs."""
+    """The fields whose values make it a different run."""
     return [
         field
         for field in sorted(own.keys() | mine.keys())

@@ -1,8 +1,8 @@
 """The convolution of the network, with a derivative in its kernel that is fast on a CPU as well.
 
-XLA's CPU backend takes as the gradient of a kernel a convolution with a window as large as the
-image, whose rearranged operands don't fit a cache. Here a CPU sums products of matrices, a few
-images at a time. Other platforms run the program that they would without this file.
+For the gradient of a kernel, XLA's CPU backend takes a convolution with a window as large as the
+image, whose rearranged operands don't fit a cache. Here a CPU sums matrix products instead, a few
+images at a time. Other platforms run the same program as without this file.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _PIXELS = 2048  # of a group of images: what is laid out for 16 channels is less
 
 @contextmanager
 def without_own_derivative() -> Iterator[None]:
-    """Programs that are traced inside have XLA's derivatives, to compare ours with them."""
+    """Programs traced inside use XLA's derivatives, for comparison with ours."""
     token = _OWN.set(False)
     try:
         yield
@@ -32,7 +32,7 @@ def without_own_derivative() -> Iterator[None]:
 
 
 def convolve(x: Array, kernel: Array) -> Array:
-    """A convolution with stride 1 and as much zero padding as keeps the size.
+    """A convolution with stride 1 and zero padding that keeps the size.
 
     Args:
       x: [batch, height, width, inputs].
@@ -53,7 +53,7 @@ def convolve(x: Array, kernel: Array) -> Array:
 
 
 def _shared_on_cpu(batch: int) -> bool:
-    """Whether a CPU may compute it, each of its devices its share of the batch."""
+    """Whether a CPU's devices can each compute their share of the batch in this way."""
     several = devices.that_share()
     one_process = jax.default_backend() == "cpu" and jax.process_count() == 1
     return several == 1 or (one_process and batch % several == 0)
@@ -84,9 +84,9 @@ def _derivative(primals, tangents):
 _convolve.defjvp(_derivative, symbolic_zeros=True)
 
 
-@jax.checkpoint  # for the gradient, what is laid out is made anew: nothing is kept but x
+@jax.checkpoint  # the gradient lays out x again, so only x is stored
 def _along_kernel(x: Array, kernel: Array) -> Array:
-    """The convolution as a linear function of the kernel: what counts is its transpose."""
+    """The convolution as a linear function of the kernel; its transpose is the gradient."""
 
     def product(x, kernel):
         return lax.platform_dependent(x, kernel, cpu=_products, default=plain)
@@ -97,9 +97,9 @@ def _along_kernel(x: Array, kernel: Array) -> Array:
 def _products(x: Array, kernel: Array) -> Array:
     """The convolution as matrix products, group by group.
 
-    Each row of pixels with its neighbours, times all rows of the kernel at once, then the sum of
-    what belongs to the rows above and below. The gradient of that needs 2·size·channels values a
-    pixel, patches would need size²·channels.
+    Each row of pixels, with neighbours in the row, is multiplied by all rows of the kernel at once,
+    and the products are added to the rows above and below. The gradient of that needs
+    2·size·channels values per pixel; patches would need size²·channels.
     """
     size, _, inputs, outputs = kernel.shape
     batch, height, width, _ = x.shape

@@ -11,13 +11,13 @@ n - 1 angles (paper, appendices A.1 and A.2; k counts from 1)::
 Every function takes any leading axes and float16, bfloat16, float32 or float64, computes half
 precision in float32 and returns the dtype it was given. Values are accurate to a few units in the
 last place over the whole range of normal numbers (a subnormal counts as zero, as on most
-accelerators). Derivatives exist to any order and are finite everywhere: where the map has none
-(the zero vector, a pole), the direction-less part is taken as 0, and a tail below 1e-31 (float32)
-counts as such a point.
+accelerators). Derivatives exist to any order and are finite everywhere: where the map is not
+differentiable (the zero vector, a pole), the undefined part is set to 0. A tail below 1e-31
+(float32) counts as such a point.
 
-What is too large for its dtype is infinite, and a norm beyond the largest number (3e38 in float32)
-is that of an infinitely long vector: cosines and projections are 0 there and derivatives may be
-NaN. NaN gives NaN wherever it enters; an infinity gives NaN or, where there is one, the limit.
+A result too large for its dtype is infinite. A vector whose norm exceeds the largest number (3e38
+in float32) counts as infinitely long: its cosines and projection are 0, and derivatives may be NaN.
+A NaN gives NaN in all that depends on it. An infinity gives the limit if there is one, else NaN.
 """
 
 import math
@@ -53,16 +53,16 @@ def radius(x: ArrayLike) -> Array:
 def cosines(x: ArrayLike, *, eps: ArrayLike = 0.0) -> Array:
     """Cosines of the angles, cos φ_k = x_k / sqrt(t_k² + eps), without any arccos (A.2).
 
-    A zero tail (t_k = 0, eps = 0) leaves the angle undefined; its cosine is then 0 and its
-    gradient 0. Near it the gradient grows like 1 / t_k: give a positive eps when training. That
-    is also several times faster: squares are then summed as they are, so coordinates above 1e19
-    (float32) count as infinite.
+    A zero tail (t_k = 0, eps = 0) leaves the angle undefined; its cosine and gradient are then 0.
+    Near a zero tail the gradient grows like 1 / t_k: give a positive eps when training. This is
+    also several times faster, since squares are then summed without scaling; coordinates above
+    1e19 (float32) count as infinite.
 
     Args:
       x: [..., n] floating-point, n >= 2.
-      eps: added to t_k² under the root, in squared units of x; the authors' code uses 1e-3. One
-        below the smallest normal number counts as 0, and one that is traced must be above it. From
-        1e-25 on (float32), derivatives are finite at a zero tail as well.
+      eps: added to t_k² under the root, in squared units of x; the authors' code uses 1e-3. A
+        value below the smallest normal number counts as 0; a traced value must be above it. From
+        1e-25 up (float32), derivatives are finite at a zero tail as well.
 
     Returns:
       [..., n - 1], each in [-1, 1].
@@ -87,8 +87,8 @@ def cosines(x: ArrayLike, *, eps: ArrayLike = 0.0) -> Array:
 def to_spherical(x: ArrayLike) -> tuple[Array, Array]:
     """Radius and angles of Cartesian vectors (A.1), the angles by atan2 rather than arccos.
 
-    Angles are not unique at a zero tail (they come back as 0) and lose nothing near a pole, where
-    arccos of the cosine would lose half the digits. A loss needs only `cosines`.
+    At a zero tail, angles are not unique and come back as 0. Near a pole they keep all digits,
+    where arccos of the cosine would lose half of them. A loss needs only `cosines`.
 
     Args:
       x: [..., n] floating-point, n >= 2.
@@ -117,7 +117,7 @@ def to_cartesian(radius: ArrayLike, angles: ArrayLike) -> Array:
     """Cartesian vectors from radius and angles (A.1), the inverse of `to_spherical`.
 
     The products of sines are taken as sums of logarithms: the absolute error stays near 1e-7 r in
-    float32 for any n, the relative error of one coordinate grows as its size over r falls. Angles
+    float32 for any n, but a coordinate that is small against r has a larger relative error. Angles
     outside the ranges of `to_spherical` are allowed and give the point they denote.
 
     Args:
@@ -168,15 +168,15 @@ def log_volume(radius: ArrayLike, angles: ArrayLike) -> Array:
     """Log of the volume element `r^{n-1} Π_{k=1}^{n-2} |sin φ_k|^{n-1-k}` (A.3).
 
     It is the log-determinant of the Jacobian of `to_cartesian`. At a pole or at r = 0 the element
-    vanishes; its logarithm is then held at the finite value it has for a sine (or radius) of
-    1e-19 in float32, with gradient 0 below. The last angle does not enter.
+    vanishes; its logarithm then keeps the finite value that it has for a sine (or radius) of
+    1e-19 in float32, with gradient 0 below. It does not depend on the last angle.
 
     Args:
       radius: [...] floating-point.
       angles: [..., n - 1] floating-point, in radians, n >= 2, with the leading axes of radius.
 
     Returns:
-      [...], a pure number when r is one.
+      [...], dimensionless if r is.
 
     Raises:
       TypeError: radius or angles is not floating-point.
@@ -316,7 +316,7 @@ def _log_volume(radius, angles):
 
 @jax.custom_jvp
 def _norm(x):
-    """t_1 alone: squares of x over its largest entry, whose sum neither over- nor underflows."""
+    """t_1 alone. Dividing x by its largest entry keeps the sum of squares in range."""
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     scaled = _ratio(x, largest)
     return largest[..., 0] * jnp.sqrt(jnp.sum(scaled * scaled, axis=-1))
@@ -333,9 +333,9 @@ def _norm_jvp(primals, tangents):
 def _tails(x):
     """t_k = sqrt(Σ_{j>=k} x_j²), k = 1 ... n, exact over the whole range of normal numbers.
 
-    Squares leave float32 above 1e19 and below 1e-19, and a compressed row has its tail there. So
-    three running sums (Blue, 1978): of large entries scaled down, of ordinary ones, and of small
-    ones scaled up, each by a power of two, which is exact.
+    Squares of numbers above 1e19 or below 1e-19 leave the range of float32, and the tail of a
+    compressed row is that small. So there are three running sums (Blue, 1978): of large entries
+    scaled down, of ordinary ones, and of small ones scaled up. Powers of two scale exactly.
     """
     scale = jnp.finfo(x.dtype).maxexp
     down, up = 2.0 ** -int(0.59 * scale), 2.0 ** int(0.66 * scale)
@@ -381,7 +381,7 @@ def _inverse(size):
 def _ratio(a, b):
     """a / b for 0 <= |a| <= b, and 0 where b = 0.
 
-    XLA multiplies by 1 / b, which is a subnormal, so 0, for the largest b: those are scaled down.
+    XLA multiplies by 1 / b. For the largest b this is subnormal, so 0: such b are scaled down.
     """
     scale = jnp.where(b > 2.0 ** (jnp.finfo(b.dtype).maxexp - 28), 2.0**-30, 1.0)
     return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b * scale) * scale)
@@ -403,7 +403,7 @@ def _cosine(x, rest, h):
 @_cosine.defjvp
 def _cosine_jvp(primals, tangents):
     x, rest, h = primals
-    dx, drest, _ = tangents  # h follows from the legs: by them, no 1 - cos² cancels near a pole
+    dx, drest, _ = tangents  # h depends on the legs; without 1 - cos², nothing cancels near a pole
     cosine, sine = _cosine(x, rest, h), _cosine(rest, x, h)
     return cosine, sine * (sine * dx - cosine * drest) * _inverse(h)
 
@@ -426,7 +426,7 @@ def _cosine_by_squares_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _angle(y, x):
-    """atan2 without its NaN between two subnormals and without its derivative's at (0, 0)."""
+    """atan2 that is never NaN, neither for two subnormals nor in its derivative at (0, 0)."""
     tiny = jnp.finfo(x.dtype).tiny
     y, x = (jnp.where(jnp.abs(a) < tiny, jnp.zeros_like(a), a) for a in (y, x))
     return jnp.arctan2(y, x)
@@ -444,7 +444,7 @@ def _sine_products(angles):
     """Π_{j<k} sin φ_j, k = 1 ... n: [..., n - 1] -> [..., n].
 
     A running product of n rounded sines near 1 drifts; log|sin φ| = ½ log1p(-cos² φ) is exact
-    there. Signs (and exact zeros) are carried apart.
+    there. Signs (and exact zeros) are multiplied separately.
     """
     sines = jnp.sin(angles)
     logs = lax.cumsum(_log_sine(angles), axis=angles.ndim - 1)

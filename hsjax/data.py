@@ -87,7 +87,7 @@ def load(
 def of_config(fields: ConfigDict, name: str = "") -> Dataset:
     """The data set that the `data` fields of a config name; see `load`.
 
-    Or one of another name, read in the same way; if it is of arrays, it is not scaled.
+    With `name`, another set is read in the same way; a set of arrays is then not scaled.
     """
     arrays = name == "digits" or name.endswith(".npz")
     return load(
@@ -101,7 +101,7 @@ def of_config(fields: ConfigDict, name: str = "") -> Dataset:
 
 
 def checked(dataset: Dataset) -> Dataset:
-    """A data set made in Python, held to what `load` holds files to.
+    """A data set made in Python, after the checks that `load` makes of files.
 
     Images stay where they are, on the host or on the device; labels come to the host as int32, and
     images of [N, height, width] get an axis of one channel.
@@ -121,16 +121,16 @@ def checked(dataset: Dataset) -> Dataset:
 def leave_out(
     dataset: Dataset, classes: Sequence[int], judged: str = "test"
 ) -> tuple[Dataset, np.ndarray]:
-    """A data set without some classes, and the images of these that tell how unusual they look.
+    """A data set without some classes, and images of these classes, for the metric `ood`.
 
     Args:
-      dataset: as it is.
-      classes: labels; none of them leaves nothing out.
-      judged: "test", or "validation": the split of those images is the test or the training split.
+      dataset: the whole data set.
+      classes: labels; if empty, nothing is left out.
+      judged: "test" or "validation": those images are from the test or from the training split.
 
     Returns:
-      A data set whose other labels stay as they are, and uint8 images [count, H, W, C], maybe none.
-      With any class these are a copy in memory.
+      A data set whose other labels are unchanged, and uint8 images [count, H, W, C], maybe none.
+      If any class is left out, these are copies in memory.
 
     Raises:
       UserError: labels that the set lacks, or less than two images left in a split.
@@ -163,10 +163,10 @@ def leave_out(
 
 
 def fitted(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Images of any size and kind as a model of others takes them.
+    """Images of any size, with 1 or 3 channels, converted to the shape that a model takes.
 
-    Grey is repeated over three channels, and of RGB the luma of ITU-R 601 is taken, as Pillow's "L"
-    does it. Smaller images are centred on black.
+    Grey is repeated over three channels, and RGB becomes grey by the luma of ITU-R 601, as in
+    Pillow's "L". Smaller images are centred on black.
 
     Args:
       images: uint8 [count, height, width, 1 or 3].
@@ -188,11 +188,11 @@ def fitted(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def hold_out(dataset: Dataset, share: float, judged: str = "test") -> Dataset:
-    """A data set without the training images that settings are chosen on.
+    """A data set without the training images that are held out for choosing settings.
 
     Args:
       dataset: as it is.
-      share: of the training images, drawn at random, the same ones whatever the seed of a run.
+      share: of the training images; drawn at random, but the same for all seeds of a run.
       judged: "test", or "validation", which puts them in the place of the test images.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which operation made the first number of a run that is not finite."""
+"""Finds the operation that made the first non-finite number of a run."""
 
 import traceback
 from collections.abc import Callable
@@ -17,9 +17,9 @@ def first_not_finite(
     state: training.TrainState,
     examples: training.Examples,
 ) -> str:
-    """Which operation makes the first number of an epoch that is not finite, and where.
+    """Which operation makes the first non-finite number of an epoch, and where.
 
-    Runs the epoch again and, operation by operation, its first step that ends with such a number.
+    Runs the epoch again, and its first step that ends with such a number operation by operation.
 
     Args:
       programs: of this run, not compiled ahead of time.

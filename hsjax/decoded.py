@@ -89,13 +89,13 @@ def arrays(source: Source, *, skip: bool) -> dict[str, np.ndarray]:
 
 
 def _mapped(source: Source, folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """What _write wrote to the folder; an error if that isn't there, whole to the last bit."""
+    """What _write wrote to the folder; an error unless it is there and unchanged."""
     index = json.loads((folder / _INDEX).read_text())
     if index["key"] != source.key:
         raise ValueError("of another set")
     found: dict[str, np.ndarray] = {}
     for name, about in index["arrays"].items():
-        if name not in os.listdir(folder):  # but a path to elsewhere
+        if name not in os.listdir(folder):  # it could be a path to elsewhere
             raise ValueError("of other files")
         found[name] = np.memmap(folder / name, about["dtype"], "r", shape=tuple(about["shape"]))
         if zlib.crc32(found[name].data) != about["crc32"]:
@@ -208,7 +208,7 @@ def _read(
     def read(i):
         try:
             return source.read(split, i)
-        except Exception as error:  # likewise
+        except Exception as error:  # a damaged image may raise any
             return error
 
     ahead = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=256)
@@ -220,7 +220,7 @@ def _read(
 
 
 def _judge(source: Source, skipped: dict[str, str], skip: bool) -> None:
-    """Refuse a set of which images can't be read, or say that they are left out."""
+    """Refuse a set with images that can't be read, or warn that they are left out."""
     if not skipped:
         return
     names = ", ".join(list(skipped)[:_NAMED])

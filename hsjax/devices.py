@@ -1,6 +1,6 @@
 """The devices of a run, on one host or several: they share each batch along one axis, `data`.
 
-All else is on every device. With a single device, nothing here adds an operation to a program.
+All other arrays are on every device. With one device, nothing here adds an operation to a program.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def _along(spec: PartitionSpec, devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def replicated() -> NamedSharding | None:
-    """What jit's in_shardings and out_shardings are for arrays that every device holds whole."""
+    """The sharding, for jit, of arrays that every device holds whole."""
     return _along(PartitionSpec(), jax.devices()) if jax.device_count() > 1 else None
 
 
@@ -48,14 +48,14 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 
 
 def of_runs(count: int) -> Mesh:
-    """Devices that share so many runs evenly, along an axis `run`: as many of them as can."""
+    """As many devices as can share `count` runs evenly, along an axis `run`."""
     shared = max(d for d in range(1, jax.local_device_count() + 1) if count % d == 0)
     chosen = jax.local_devices()[:shared]
     return jax.make_mesh((shared,), ("run",), (AxisType.Auto,), devices=chosen)
 
 
 class Alone:
-    """How the arrays of a run are on the devices, all of which work on it."""
+    """How the arrays of one run are placed on the devices, all of which work on it."""
 
     def join(self, trees: Sequence[Any]) -> Any:
         """The arrays of the one run, on every device."""
@@ -71,7 +71,7 @@ class Alone:
 
 
 class Joined:
-    """How the arrays of several runs are on the devices that share the runs."""
+    """How the arrays of several runs are placed on the devices that share the runs."""
 
     def __init__(self, count: int, mesh: Mesh):
         self._count, self._mesh = count, mesh
@@ -92,7 +92,7 @@ class Joined:
 
 
 def batch_sharding() -> NamedSharding | None:
-    """What jit's in_shardings are for an array whose rows the devices share."""
+    """The sharding, for jit, of an array whose rows the devices share."""
     return _along(PartitionSpec("data"), jax.devices()) if jax.device_count() > 1 else None
 
 
@@ -135,7 +135,7 @@ _APART = ContextVar("_APART", default=False)  # whether a device has batches to 
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Programs that are traced inside are of one device, which others don't share a batch with."""
+    """Programs traced inside are for one device, which shares its batch with no other."""
     token = _APART.set(True)
     try:
         yield
@@ -149,7 +149,7 @@ def that_share() -> int:
 
 
 def each_its_share(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """Within jit: a function of a batch, and of what all need whole, on each device's rows."""
+    """Within jit: apply a function of a batch and of a whole array to each device's rows."""
     if that_share() == 1:
         return function
     rows, whole = PartitionSpec("data"), PartitionSpec()
@@ -160,8 +160,8 @@ def each_its_share(function: Callable[[Array, Array], Array]) -> Callable[[Array
 def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
     """Within jit: each of `devices` (all if None) computes its share of the rows [batch, ...].
 
-    What is summed or averaged over the rows stays the sum or mean of the whole batch. Rows that
-    can't be shared evenly are all computed by every device.
+    Sums and means over the rows are still those of the whole batch. If the rows can't be shared
+    evenly, every device computes all of them.
     """
     devices = devices or jax.devices()
     if len(batch) % len(devices) or len(devices) == 1 or _APART.get():
@@ -170,7 +170,7 @@ def split(batch: Array, devices: Sequence[jax.Device] | None = None) -> Array:
 
 
 def cores() -> int:
-    """Of the CPU, as many as this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -180,8 +180,8 @@ def start(runs: int = 1) -> None:
     """Let JAX find its devices.
 
     Args:
-      runs: how many are trained together at most. A CPU counts as so many devices then, or as many
-        as it has cores, unless their number is set already, by JAX_NUM_CPU_DEVICES for example.
+      runs: the most that are trained together. A CPU then counts as that many devices, but no more
+        than it has cores, unless their number is set already, by JAX_NUM_CPU_DEVICES for example.
 
     Raises:
       UserError: there are none of the kind that JAX_PLATFORMS asks for, or they don't answer.
@@ -204,7 +204,7 @@ def connect(
 ) -> None:
     """Join the other processes of a run, before anything else is asked of JAX.
 
-    All but the first process are silent on stdout from then on.
+    From then on, only the first process prints to stdout.
 
     Args:
       coordinator: HOST:PORT of the first process; if None, the cluster tells all three.
@@ -239,7 +239,7 @@ def connect(
 
 
 def _end_at_once(kind, error, trace) -> None:
-    """Leaving in order would wait for the other processes, and they for this one."""
+    """Exit at once: a normal exit would wait for the other processes, and they for this one."""
     # On the CPU, a lost connection may also be a ValueError.
     if issubclass(kind, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
         text = str(error).replace("Error dispatching computation: ", "")[:200]
@@ -260,7 +260,7 @@ def is_first() -> bool:
 
 
 def allgather(value: int) -> list[int]:
-    """The value that each process calls this with, in every process; below 2³²."""
+    """The values of all processes, in every process; each must be below 2³²."""
     return multihost_utils.process_allgather(np.uint32(value)).tolist()
 
 
@@ -271,7 +271,7 @@ def broadcast(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """What is inside succeeds in all processes, or is a UserError in those where it did."""
+    """If the block fails in some process, raise a UserError in those where it succeeded."""
     if not jax.distributed.is_initialized():
         yield
         return
@@ -286,7 +286,7 @@ def all_or_none() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[bool]:
-    """Whether to do what is inside; the other processes wait at its end for the first one."""
+    """Yield whether this is the first process; the others wait for it at the end of the block."""
     try:
         yield is_first()
     finally:

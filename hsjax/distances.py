@@ -1,7 +1,7 @@
-"""How far apart two samples of latents are: by optimal transport on lines or circles, by kernels.
+"""Distances between samples of latents, by optimal transport on lines or circles, or by kernels.
 
-Samples are [count, n] floating-point arrays. Every function gives one scalar, the value before any
-root, and is differentiable in both samples, also where points are equal, zero or opposite.
+Samples are [count, n] floating-point arrays. Every distance is one scalar, squared (no root is
+taken), and differentiable in both samples, even where points are equal, zero or opposite.
 
 Example:
   >>> x, y = jax.random.normal(jax.random.key(0), (2, 100, 16))
@@ -54,10 +54,10 @@ def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
 def spherical_sliced_wasserstein_uniform(x: Array, planes: Array) -> Array:
     """Mean W_2² between x's projections to circles and the uniform distribution, 0 to 1/12.
 
-    A circle has length 1. Directions of x count, not lengths. Bonet et al., 2023
+    A circle has length 1. Only the directions of x matter, not the lengths. Bonet et al., 2023
     (https://arxiv.org/abs/2206.08780), proposition 1, written without its cancelling terms:
-    with sorted t_i in [0, 1), it is Var(t_i - (i - 1/2)/count) + 1/(12 count²). So that many points
-    never reach 0: points at random come to 1/(12 count) on average.
+    with sorted t_i in [0, 1), it is Var(t_i - (i - 1/2)/count) + 1/(12 count²). So it is never 0
+    for finitely many points; random points have 1/(12 count) on average.
 
     Args:
       x: [count, n], n >= 2.
@@ -72,7 +72,7 @@ def spherical_sliced_wasserstein_uniform(x: Array, planes: Array) -> Array:
 def spherical_sliced_wasserstein(x: Array, y: Array, planes: Array) -> Array:
     """The mean of W_2² between projections to circles of length 1, from 0 to 1/4.
 
-    Directions of x and y count, not lengths. Bonet et al., 2023 (https://arxiv.org/abs/2206.08780),
+    Only the directions of x and y matter. Bonet et al., 2023 (https://arxiv.org/abs/2206.08780),
     section 3. The best transport between sorted points of a circle is one of their cyclic shifts,
     over which the cost is convex (Delon et al., 2010): a bisection finds it.
 
@@ -115,11 +115,11 @@ def maximum_mean_discrepancy(
     kernel: str = "imq",
     scales: Sequence[Array | float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
 ) -> Array:
-    """MMD² by its unbiased estimate, which may be negative; the sum over the kernels' scales.
+    """Unbiased estimate of MMD², summed over the kernel's scales; it may be negative.
 
-    With C = 2 n scale, the kernel is "imq", C / (C + d²), or "rbf", exp(-d² / C), of the distance d
-    between two points. Tolstikhin et al., 2018 (https://arxiv.org/abs/1711.01558), algorithm 2 and
-    section 4; the scales are those of its code, for unit variance in each coordinate.
+    The kernel of two points at a distance d is C / (C + d²) ("imq") or exp(-d² / C) ("rbf"), with
+    C = 2 n scale. Tolstikhin et al., 2018 (https://arxiv.org/abs/1711.01558), algorithm 2 and
+    section 4; the default scales are those of its code, for unit variance in each coordinate.
 
     Args:
       x: [count, n], at least 2 points.
@@ -158,7 +158,7 @@ def _check_alike(x: Array, y: Array) -> None:
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """a bᵀ in full precision, which accelerators don't take by default: [len(a), len(b)]."""
+    """a bᵀ in full precision, which is not the default on accelerators: [len(a), len(b)]."""
     return jnp.matmul(a, b.T, precision="highest")
 
 

@@ -1,4 +1,4 @@
-"""How a run ends that can't go on. This module imports nothing."""
+"""Errors that end a run. This module imports nothing."""
 
 
 class UserError(ValueError):

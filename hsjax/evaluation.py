@@ -27,12 +27,12 @@ from hsjax.samplers import slerp
 from hsjax.sampling import Sampling, keys
 
 PICTURED = 64  # images in each panel of a figure
-LARGEST = 10_000  # images in the one batch that the regulariser is taken of
-BANK = 60_000  # training images that samples are looked for among
+LARGEST = 10_000  # images in the one batch for the regulariser
+BANK = 60_000  # training images that samples are compared with
 
 
 class Embedded(NamedTuple):
-    """What metrics of latents get: the posteriors' means, and labels where they teach anything."""
+    """The argument of latent metrics: the posteriors' means, and labels if they are of use."""
 
     config: ConfigDict
     train: np.ndarray  # [count, n]
@@ -85,7 +85,7 @@ LATENT_METRICS: dict[str, Callable[[Embedded], _Found]] = {
     "tsne": tsne,
     "geometry": geometry,
 }
-# Of the test latents and each sampler's, by name.
+# Metrics of the test latents and of each sampler's, by name.
 DRAWN_METRICS: dict[str, Callable] = {"topology": topology.topology}
 METRICS: ChainMap[str, Callable] = ChainMap(
     {"ood": ood.detection},
@@ -96,14 +96,14 @@ METRICS: ChainMap[str, Callable] = ChainMap(
 
 
 class Outside(NamedTuple):
-    """Images out of distribution, which the metric `ood` tells from the test images."""
+    """Images out of distribution, which the metric `ood` compares with the test images."""
 
     name: str  # of what they show
     images: np.ndarray  # uint8 [count, H, W, C], as the model takes them
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` finds out."""
+    """The results of `evaluate`."""
 
     numbers: dict  # by name, as metrics.json holds them
     arrays: dict[str, np.ndarray]  # as embeddings.npz holds them: of the latents, and the panels
@@ -115,9 +115,9 @@ class Evaluation(NamedTuple):
 def feature_networks(
     config: ConfigDict, dataset: data.Dataset, say: Callable[[str], None] = lambda text: None
 ) -> list[features.FeatureNetwork]:
-    """Those of evaluate.features: one for each of evaluate.feature_seeds, or the Inception network.
+    """Those that evaluate.features names: one for each of evaluate.feature_seeds, or Inception's.
 
-    Random ones stand in for classifiers of a set whose labels teach nothing.
+    Random networks replace classifiers if the labels of a set can't train one.
 
     Raises:
       UserError: no usable weights for Inception.
@@ -137,7 +137,7 @@ def feature_networks(
 
 
 def check(config: ConfigDict, dataset: data.Dataset) -> None:
-    """Find out before a long training what would end the evaluation after it.
+    """Check, before a long training, for what would make the evaluation fail after it.
 
     Raises:
       UserError: no usable weights for Inception, or images that it can't take; no gudhi for the
@@ -163,15 +163,15 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
 
 
 def outside(config: ConfigDict, dataset: data.Dataset, left_out: np.ndarray) -> dict[str, Outside]:
-    """What `ood` is asked about, if it is among the metrics, by the field that says so.
+    """Images for the metric `ood`, if it is among the metrics, by the field that names them.
 
     Args:
       config: of the run.
       dataset: of the run.
-      left_out: images of the classes that it was left without.
+      left_out: images of the classes that were left out.
 
     Raises:
-      UserError: no field says so, or the images are missing or can't be had.
+      UserError: no field names images, or they are missing or can't be used.
     """
     found: dict[str, Outside] = {}
     classes, name = config.data.leave_out, config.evaluate.ood_data
@@ -225,7 +225,7 @@ def evaluate(
       state: to be judged, on every device of this process.
       dataset: of the run.
       say: told what is being done.
-      kept: folder where fits of samplers are kept, for whoever samples from the state next.
+      kept: folder where fits of samplers are kept, for later samples of the state.
       others: what `outside` found.
 
     Raises:
@@ -302,7 +302,7 @@ def evaluate(
 
 
 def _of_latents(config, dataset, bank, test, say) -> _Found:
-    """What the metrics of latents say of the means of both splits."""
+    """The latent metrics of the means of both splits."""
     arrays = {"test_mean": np.asarray(test)}
     if dataset.test_labels is not None:
         arrays["test_labels"] = dataset.test_labels
@@ -319,7 +319,7 @@ def _of_latents(config, dataset, bank, test, say) -> _Found:
 
 
 def _of_outside(bank, images, means, others, encoded, squared, say) -> _Found:
-    """How well each score tells the images from others, and all scores."""
+    """How well each score separates the images from others, and all scores."""
 
     def scored(images, means):
         seen = ood.Encoded(bank, means, squared(images, means))
@@ -338,7 +338,7 @@ def _of_outside(bank, images, means, others, encoded, squared, say) -> _Found:
 
 
 def _of_draws(config, projects, drawn, say) -> dict[str, dict]:
-    """What the metrics of latents say of the test means and of each sampler's latents."""
+    """The metrics `DRAWN_METRICS` of the test means and of each sampler's latents."""
     numbers: dict[str, dict] = {}
     for metric in (name for name in DRAWN_METRICS if name in config.evaluate.metrics):
         numbers[metric] = {}
@@ -349,7 +349,7 @@ def _of_draws(config, projects, drawn, say) -> dict[str, dict]:
 
 
 def _of_images(config, dataset, sets, say) -> tuple[list[dict], list[str]]:
-    """What each feature network says of the samples, and what a reader must know of it."""
+    """The numbers of each feature network for the samples, and notes for the reader."""
     rows, notes = [], []
     if (fewer := len(sets.train_reconstructions)) < len(sets.test):
         notes.append(f"only {fewer} training images are reconstructed for comparison")
@@ -382,7 +382,7 @@ def _errors(setup, inference, state, images, test, key, batch_size) -> dict[str,
 
 
 def _bank(config, dataset) -> np.ndarray | None:
-    """Training images that samples are looked for among: all, or some at random."""
+    """Training images that samples are compared with: all, or some at random."""
     images = dataset.train_images
     if "memorisation" not in config.evaluate.metrics:
         return None
@@ -392,7 +392,7 @@ def _bank(config, dataset) -> np.ndarray | None:
 
 
 def _of_method(setup, config, terms) -> list[str]:
-    """What the method has to say of its terms."""
+    """The method's notes on its terms."""
     fields = {name: value for name, value in config.method.items() if name != "name"}
     hyper = setup.method.hyper(config.model.latent_dim, **fields)
     return setup.method.notes(hyper, terms)

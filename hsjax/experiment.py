@@ -58,7 +58,7 @@ from hsjax.models import Networks
 from hsjax.sampling import keys
 from hsjax.terminal import Phases, Progress, fold, tell
 
-_COUNT = "training_images"  # in data.json: how many are left of those that were loaded
+_COUNT = "training_images"  # in data.json: how many of the loaded ones are trained on
 SHOWN = ("loss", "mse", "regulariser", "beta")  # terms in the progress line
 
 
@@ -69,19 +69,19 @@ def train_and_evaluate(
     dataset: data.Dataset | None = None,
     networks: Networks | None = None,
 ) -> dict:
-    """Train (or continue) the run of a workdir and judge what comes out.
+    """Train (or continue) the run of a workdir, then judge it.
 
     Runs of one process whose configs differ only in seed, data and the numbers of the loss share
-    their compiled programs. Of several processes (see devices.connect) all train; the first one
-    alone writes and evaluates.
+    their compiled programs. With several processes (see devices.connect), all train, and only the
+    first one writes and evaluates.
 
     Args:
       config: see configs/default.py.
       workdir: gets config.json, data.json, parameters.txt, metrics.jsonl, metrics.json, card.md,
         embeddings.npz, posteriors.npz, checkpoints/, fits/, figures/ and tensorboard/.
-      dataset: what data.name would load, to load it once for several runs; its images may be on
-        the device already.
-      networks: builds an encoder and a decoder of one's own; see `hsjax.models.Networks`.
+      dataset: used instead of loading data.name, for example to load it once for several runs; its
+        images may be on the device already.
+      networks: builds your own encoder and decoder; see `hsjax.models.Networks`.
 
     Returns:
       The final numbers, as in metrics.json; an empty dictionary in processes after the first.
@@ -89,7 +89,7 @@ def train_and_evaluate(
     Raises:
       UserError: a field, the data or the workdir is not usable, the devices can't share a batch, or
         the disk is full.
-      Diverged: a loss that is not finite; the last good checkpoint stays.
+      Diverged: a loss that is not finite; the last good checkpoint is kept.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
     with _opened(config, workdir, dataset, networks) as member:
@@ -104,18 +104,18 @@ def train_and_evaluate_together(
 ) -> Iterator[tuple[dict | Diverged, float]]:
     """Train (or continue) several runs in one program, and judge them one after the other.
 
-    The devices share the runs, where `train_and_evaluate` lets them share each batch. Results are
-    those of each run alone, to rounding. A run that diverges does not end the others. On a CPU, set
-    jax_num_cpu_devices to the number of runs before JAX starts.
+    The devices share the runs, while in `train_and_evaluate` they share each batch. Results equal
+    those of each run alone, up to rounding. A run that diverges does not end the others. On a CPU,
+    set jax_num_cpu_devices to the number of runs before JAX starts.
 
     Args:
-      configs: alike but for seed, β and the numbers of the method: see `joins`.
+      configs: equal except for seed, β and the numbers of the method: see `joins`.
       workdirs: of the runs.
       dataset: of all of them.
 
     Yields:
-      (numbers, seconds) of each run in order, once it is judged; the error of one that diverged.
-      The seconds are its share of the training and its evaluation.
+      (numbers, seconds) of each run in order, once it is judged; for a run that diverged, its error
+      in place of numbers. The seconds are its share of the training, plus its evaluation.
 
     Raises:
       UserError: as `train_and_evaluate`; runs that can't be joined, or that take too much memory.
@@ -156,14 +156,14 @@ class _Member(NamedTuple):
 
     run: "_Run"
     initial: training.TrainState
-    state: training.TrainState  # where it goes on from
+    state: training.TrainState  # that training continues from
     checkpoints: Checkpoints
-    records: Records | None  # of the first process alone
+    records: Records | None  # only in the first process
 
 
 @contextmanager
 def _opened(config, workdir, dataset, networks=None, together=False) -> Iterator[_Member]:
-    """The run of a workdir, locked, its files written, with the state it goes on from."""
+    """Lock a workdir, write its files and yield its run, with the state to continue from."""
     with ExitStack() as held:
         path = held.enter_context(_workdir(config, workdir))
         with devices.all_or_none():
@@ -219,23 +219,23 @@ def evaluate(
     dataset: data.Dataset | None = None,
     networks: Networks | None = None,
 ) -> dict:
-    """Judge the newest checkpoint of a workdir again, with the config that the workdir keeps.
+    """Judge a workdir again, with the config saved there: see evaluate.checkpoint.
 
-    What an earlier evaluation wrote stays if this one fails before it has all numbers.
+    The results of an earlier evaluation are kept if this one fails before it has all numbers.
 
     Args:
       workdir: of a trained run. Its metrics.json, card.md, embeddings and figures are replaced.
       fields: other values for some fields of `sample` and `evaluate`, by dotted name, such as
         {"evaluate.split": "validation"}; and data.name, data.dir or data.device_share, if the data
         has moved.
-      dataset: what data.name would load.
-      networks: what the run was trained with.
+      dataset: used instead of loading data.name.
+      networks: what the run was trained with, if they were your own.
 
     Returns:
       The numbers, as in metrics.json.
 
     Raises:
-      UserError: as `train_and_evaluate`, for another field, and if the workdir has no checkpoint.
+      UserError: as `train_and_evaluate`; other fields; or the workdir has no checkpoint.
     """
     path = workdir_path(workdir)
     if not (path / "checkpoints").is_dir():
@@ -250,7 +250,7 @@ def evaluate(
 
 @contextmanager
 def _workdir(config, workdir) -> Iterator[Path]:
-    """The workdir of a config, which no other run uses meanwhile; or the UserError why not."""
+    """Lock the workdir of a config against other runs, or raise a UserError that says why not."""
     with ExitStack() as held:
         with devices.all_or_none():
             path = workdir_path(workdir)
@@ -274,12 +274,12 @@ class _Run(NamedTuple):
     objective: training.Objective
     programs: training.Programs
     inference: Inference
-    watched: tuple  # while it trains: "validation" or "test", then images and labels
+    watched: tuple  # during training: "validation" or "test", then images and labels
     streamed: bool = False  # whether the training images stay on the host
 
 
 def _open(config, path, dataset, networks=None) -> _Run:
-    """The run, or the UserError that says why not, before anything is written."""
+    """Build the run, or raise a UserError, before anything is written."""
     dataset = data.of_config(config.data) if dataset is None else data.checked(dataset)
     logs.check(config.log.writer)
     checksums = _checksums(dataset)
@@ -383,9 +383,9 @@ def _built_together(setup, count, mesh) -> training.Programs:
 
 
 def _train(members, stop_signal, together=False) -> list:
-    """From their states to the last epoch; everything with a side effect happens here.
+    """Train from the members' states to the last epoch; all side effects happen here.
 
-    Returns the last state of each, or, of runs that are trained together, what ended one early.
+    Returns the last state of each. Of runs trained together, one that diverged returns its error.
     """
     run, count = members[0].run, len(members)
     config, setup = run.config, run.setup
@@ -421,7 +421,7 @@ def _train(members, stop_signal, together=False) -> list:
     if together:
         _check_memory(programs, count, mesh)
     progress = Progress(config.train.epochs, setup.steps, config.train.batch_size * count)
-    ended: dict[int, Diverged] = {}  # runs that are trained in vain
+    ended: dict[int, Diverged] = {}  # runs that have diverged
 
     def after_step(state):
         if progress.due():
@@ -434,7 +434,7 @@ def _train(members, stop_signal, together=False) -> list:
             progress.show(step, _shown(rows, SHOWN), new=step - first)
             if not (several or together or np.isfinite(rows[0]["loss"])):
                 return False
-        return several or stop_signal() is None  # several stop together, after an epoch
+        return several or stop_signal() is None  # processes stop together, after an epoch
 
     try:
         while (before := training.steps_done(state)) < last:
@@ -532,7 +532,7 @@ def _record(member, state, new, seconds) -> dict[str, float]:
 
 
 def _relative(row) -> jax.Array:
-    """The factor of β after the first epoch, whose terms these are."""
+    """The factor on β after the first epoch, from the terms of that epoch."""
     if row["regulariser"] == 0.0:
         raise UserError(
             "loss.relative_beta: the regulariser was 0 in the first epoch, and β can't be relative "
@@ -542,12 +542,12 @@ def _relative(row) -> jax.Array:
 
 
 def _shown(rows, names) -> dict[str, float]:
-    """The terms of some names for the line of progress: of several runs, their means."""
+    """The terms with these names for the progress line, averaged over the runs."""
     return {name: float(np.mean([row[name] for row in rows])) for name in names if name in rows[0]}
 
 
 def _save(member, state):
-    """A checkpoint, after the lines that a run which goes on from it would not write again."""
+    """Save a checkpoint, after syncing the log lines that a resumed run would not write again."""
     run = member.run
     with devices.all_or_none():
         if member.records:
@@ -574,7 +574,7 @@ def _watch(run, state, beta) -> dict[str, float]:
         some = np.random.default_rng(0).permutation(len(images))[: evaluation.LARGEST]
         images, labels = jax.tree.map(lambda x: x[np.sort(some)], (images, labels))
     batch_size = whole_batch(run.config.train.batch_size)
-    # With defaults, whatever the evaluation takes: fields of that are free to change.
+    # With default settings, not those of the evaluation, whose fields may change later.
     inference = build_inference(run.setup, run.objective)
     key = keys(run.config.seed)[0]
     try:
@@ -644,7 +644,7 @@ def _averages(history, steps) -> dict[str, float]:
 def _check_finite(setup, state, checkpoints, origin):
     """Raise Diverged, naming the first bad step, unless all terms and parameters are finite.
 
-    `origin`, if not None, says which operation is to blame.
+    `origin`, if not None, is called to name the operation that caused it.
     """
     step = int(state.step)
     steps = _steps_in_history(setup, step)
@@ -691,7 +691,7 @@ def _evaluate(run, state, records=None) -> dict:
 
 
 def _draw(folder, run, found) -> None:
-    """The figures of a run; those that some metric or label is missing for are left out."""
+    """Draw a run's figures, except those whose metrics or labels are missing."""
     config, numbers, arrays = run.config, found.numbers, found.arrays
     footer = (
         f"{Path(run.dataset.name).name}, {config.method.name}, n = {config.model.latent_dim}, "
@@ -762,7 +762,7 @@ def _describe(run, state) -> str:
 
 
 class _Signals:
-    """SIGINT and SIGTERM noted instead of obeyed; a second SIGINT interrupts at once."""
+    """Record SIGINT and SIGTERM instead of stopping; a second SIGINT interrupts at once."""
 
     def __init__(self):
         self._received = None

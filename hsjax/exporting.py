@@ -59,7 +59,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _to_torch(trees: dict[str, dict]) -> dict[str, Any]:
-    """What a method learns besides has its usual names."""
+    """PyTorch's names for the networks; what a method learns besides keeps its usual names."""
     besides = {name: {k: v for k, v in t.items() if k == "method"} for name, t in trees.items()}
     return published.state_dict(**trees) | _flat(besides)
 
@@ -86,7 +86,7 @@ FORMATS = {
     "npz": _Format("npz", _to_npz, _from_npz),
     "torch-state-dict-names": _SAFETENSORS._replace(named=_to_torch, usual=_from_torch),
 }
-"""Of "torch-state-dict-names" the weights have the names and layouts of `hsjax.published`."""
+"""With "torch-state-dict-names" weights have the names and layouts of `hsjax.published`."""
 
 
 def write(
@@ -104,7 +104,7 @@ def write(
       run: of `hsjax.load`.
       out: the folder; it must not be there yet, or be empty.
       format: a name in `FORMATS`.
-      samplers: whose fitted parameters travel; those of the config if None.
+      samplers: whose fitted parameters are included; those of the config if None.
       half: write floats as float16, which halves the size; they are float32 again once loaded.
       note: what else its card says, such as where the model was trained.
 
@@ -140,7 +140,7 @@ def write(
 
 
 def _halved(arrays: _Arrays) -> _Arrays:
-    """In float16, but for what that can't hold, such as a large κ."""
+    """In float16, except for what that can't hold, such as a large κ."""
     most = np.finfo(np.float16).max
     fits = {k for k, x in arrays.items() if x.dtype == np.float32 and abs(x).max(initial=0) <= most}
     return {name: x.astype(np.float16) if name in fits else x for name, x in arrays.items()}
@@ -197,7 +197,7 @@ def read(path: Path) -> Exported:
 
 
 def fill(like: Any, exported: Exported, path: Path) -> Any:
-    """A tree of the shapes and dtypes in `like`, {"params": ..., "batch_stats": ...}, of weights.
+    """The exported weights as a tree like `like`, {"params": ..., "batch_stats": ...}.
 
     Raises:
       UserError: they lack an array, or one has another shape.

@@ -1,8 +1,8 @@
 """The paper's pictures, drawn from arrays and numbers to PNG files; nothing is computed on a model.
 
 Every file is 8 inches wide at 150 dpi, so that its texts stay legible on a page of 800 pixels. The
-canvas is Agg without pyplot: no display is needed. Pictures are drawn with matplotlib's defaults,
-whatever the user's settings are, and these stay as they were.
+canvas is Agg without pyplot: no display is needed. Pictures are drawn with matplotlib's defaults;
+the user's settings have no effect and are not changed.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Matplotlib's defaults within; as a decorator, of a whole function that draws."""
+    """Use matplotlib's defaults inside; also a decorator for a function that draws."""
     with matplotlib.rc_context(_SETTINGS):
         yield
 
@@ -73,7 +73,7 @@ def new_figure(height: float, footer: str) -> tuple[Figure, SubFigure]:
 
 
 def subplots(body: SubFigure, count: int, most: int, **kwargs) -> list[Axes]:
-    """`count` axes in as few rows of at most `most` as will do, evenly filled."""
+    """`count` axes in as few rows as possible, at most `most` in each, evenly filled."""
     rows, columns = rows_and_columns(count, most)
     axes = body.subplots(rows, columns, squeeze=False, **kwargs).ravel()
     for unused in axes[count:]:
@@ -99,7 +99,7 @@ def describe(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def ratio(values) -> float:
-    """The largest of the finite values over the smallest; 0 if one isn't positive, or of none."""
+    """The largest finite value over the smallest; 0 if one isn't positive or there are none."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     return values.max() / values.min() if len(values) and values.min() > 0 else 0.0
@@ -130,7 +130,7 @@ def _log_ticks(axis, values) -> None:
 
 
 def untangle(figure: Figure, labels: list[Annotation], others: Sequence[Text]) -> None:
-    """Move labels, whose offsets are in points, up or down until they cover nothing of these."""
+    """Move labels, whose offsets are in points, up or down until they cover no other text."""
     figure.draw_without_rendering()
     taken = [text.get_window_extent() for text in others]
     for label in sorted(labels, key=lambda label: label.get_window_extent().y0):
@@ -220,7 +220,7 @@ def interpolations(
 def coloured(points: np.ndarray, labels: np.ndarray | None):
     """What the scatter plots share: points ready to draw, with their colours and a key.
 
-    Rows that aren't finite are left out, and the order is mixed, lest the last class hide the rest.
+    Rows that aren't finite are left out, and the order is shuffled, so no class hides the rest.
 
     Returns:
       (points [kept, d], labels [kept] | None, arguments of `scatter`, the key for `_add_key`).
@@ -383,7 +383,7 @@ def tsne(path: Path, points: np.ndarray, labels: np.ndarray | None, footer: str)
 def angle_profile(path: Path, mean: np.ndarray, spread: np.ndarray, footer: str) -> None:
     """Mean and standard deviation over the data of each cos φ_k, [n-1], beside the prior's.
 
-    Bars end at -1 and 1, which no cosine passes.
+    Bars are cut off at -1 and 1, the bounds of a cosine.
     """
     mean, spread = (np.where(np.isfinite(x), x, np.nan) for x in (mean, spread))
     low, high = np.clip([mean - spread, mean + spread], -1.0, 1.0)

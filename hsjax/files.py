@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout, lock_descriptor
 
 from hsjax.errors import UserError
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without answer
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from file systems without locks
 
 
 def user_cache() -> Path | None:
@@ -55,7 +55,7 @@ def workdir_path(workdir: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def plainly_named(folder: Path) -> Iterator[Path]:
-    """The same folder by a link, if its path holds what other libraries take for a pattern."""
+    """The folder, or a link to it if other libraries would take its path for a pattern."""
     text = str(folder)
     if glob.escape(text) == text and (os.sep == "\\" or "\\" not in text):
         yield folder
@@ -96,14 +96,14 @@ def read_npz(
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error of someone else's, short enough for one line of ours."""
+    """The first line of another library's error, short enough for one line of ours."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return (lines[0].strip() if lines else type(error).__name__)[:200]
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An OSError inside becomes the UserError that `path` can't be written, and why."""
+    """Turn an OSError inside into a UserError that says why `path` can't be written."""
     try:
         yield
     except OSError as error:
@@ -115,12 +115,12 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """A workdir, created if it isn't there, is this process's alone until the end.
+    """Lock a workdir, created if it isn't there, for this process alone until the end.
 
-    A folder that was created for a run, and is still empty then, is removed.
+    A folder that was created here, and is still empty at the end, is removed.
 
-    The system lets go of it when a process is killed. Where files can't be locked, a warning says
-    so. NFS locks among hosts, unless mounted with local_lock.
+    The system releases the lock if a process is killed. Where files can't be locked, a warning says
+    so. On NFS, locks hold between hosts, unless it is mounted with local_lock.
 
     Raises:
       UserError: the folder can't be written, or another process, which is named, is using it.
@@ -159,7 +159,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        remove(file)  # before it is released: then it may be another's
+        remove(file)  # before the release: then it may be another's
         lock.release()
         if created:
             with contextlib.suppress(OSError):  # it holds a run
@@ -209,7 +209,7 @@ def sync(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give the disk a file or folder under another name, in the place of what has that name."""
+    """Rename a file or folder on the disk, in place of what has the new name."""
     os.replace(old, new)
     _fsync(new.parent)
 
@@ -219,7 +219,7 @@ def _fsync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # the names in a folder not every file system can write at once
+        if not path.is_dir():  # not every file system can sync a folder
             raise
     finally:
         os.close(descriptor)
@@ -278,7 +278,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at `path` once it is whole; it may have been there if it was empty.
+    """A folder that appears at `path` once it is whole; an empty one may be there before.
 
     Raises:
       UserError: something is there already, or can't be written.
@@ -313,10 +313,10 @@ _UNFINISHED, _FINISHED, _REPLACED = ".unfinished", ".finished", ".replaced"
 
 @contextlib.contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
-    """A new folder, all of whose entries take the place of those in `folder` at the end, or none.
+    """A new folder, whose entries replace those in `folder` at the end, all or none.
 
-    An error or a kill inside leaves `folder` as it was. A kill while entries take their places is
-    what `recover` is for.
+    An error or a kill inside leaves `folder` as it was. After a kill while entries are replaced,
+    `recover` finishes the job.
 
     Raises:
       UserError: `folder` can't be written.
@@ -336,7 +336,7 @@ def replaced_together(folder: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Bring to an end what a killed process was writing: the whole of it, or nothing.
+    """Finish or drop what a killed process was writing: all of it is there then, or nothing.
 
     Raises:
       UserError: `folder` can't be written.

@@ -33,7 +33,7 @@ def build_inference(
 
     The decoder gets its latents times latent_scale, after the projection if the model projects.
     BatchNorm takes its running statistics, or those of the batch if batch_norm is "batch".
-    The devices of this process share the rows of what they are given; a state is on all of them.
+    The devices of this process share the rows of the inputs; a state is on all of them.
     """
     programs = _compile(setup, latent_scale, batch_norm == "batch")
     return Inference(*(functools.partial(program, objective) for program in programs))
@@ -75,16 +75,16 @@ def _compile(setup: training.Setup, latent_scale: float, by_batch: bool) -> tupl
 
 
 def whole_batch(batch_size: int) -> int:
-    """The least batch, from this size on, that the devices of this process share evenly."""
+    """The smallest batch, of this size or more, that this process's devices can share evenly."""
     return batch_size + -batch_size % jax.local_device_count()
 
 
 def _ahead(
     function: Callable[[np.ndarray], Any], count: int, batch_size: int
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yields a jitted function of each batch of rows, and the mask of those that count.
+    """Yields a jitted function's result for each batch of rows, and the mask of rows that count.
 
-    The next batch is on its way before one is waited for: the device does not wait for the host.
+    The next batch is started before a result is awaited: the device does not wait for the host.
     """
     before = None
     for rows, mask in batches.eval_batches(count, batch_size):

@@ -2,10 +2,10 @@
 
     hsjax leaderboard docs/results/matrix_*.jsonl --out=docs/leaderboard.md
 
-The lines are those of `hsjax sweep`. On each data set, strengths and fitted
-samplers are chosen on the validation images, if some lines are of those
-(--judge evaluate.split=validation). What is shown is of the test images. Text
-above the first generated line of the page is kept.
+The files hold the lines of `hsjax sweep`. On each data set, strengths and
+fitted samplers are chosen on validation images, if some lines are of those
+(--judge evaluate.split=validation). All numbers shown are of the test images.
+Text above the first generated line of the page is kept.
 """
 
 import argparse
@@ -59,7 +59,7 @@ ALIKE = (
     *("train.learning_rate", "sample.count", "sample.fit_split", "evaluate.latent_scale"),
     *("evaluate.features", "evaluate.feature_seeds", "evaluate.feature_steps"),
 )
-# What a sweep chooses for all of its runs, and no number of one sampler depends on.
+# Fields that a sweep sets for all of its runs; no number of one sampler depends on them.
 OF_SWEEP = (
     *("evaluate.samplers", "evaluate.metrics", "evaluate.split", "sample.sampler"),
     *("train.checkpoints_kept", "data.device_share"),
@@ -97,7 +97,7 @@ class Entry(NamedTuple):
 
     @property
     def samplers(self) -> list[str]:
-        """Those that one of the runs was judged under, in the library's order."""
+        """The samplers that any of the runs was judged under, in the library's order."""
         there = {name for row in self.runs.values() for name in sweep.distances(row)}
         return [name for name in SAMPLERS if name in there]
 
@@ -116,7 +116,7 @@ class Line(NamedTuple):
         return f"{self.entry}, {self.sampler}"
 
     def of(self, key: str) -> list[float]:
-        """A number of each run, or of its samples: then the mean over the feature networks."""
+        """A number of each run; a number of samples is the mean over the feature networks."""
         rows = self.entry.runs.values()
         if key in OF_RUNS:
             return [row["numbers"].get(key, np.nan) for row in rows]
@@ -124,7 +124,7 @@ class Line(NamedTuple):
         return [by_sampler[self.sampler] for by_sampler in found if self.sampler in by_sampler]
 
     def mean(self, key: str = "to_test") -> float:
-        """The mean of these over the seeds."""
+        """The mean of `of` over the seeds."""
         return float(np.mean(self.of(key)))
 
 
@@ -140,7 +140,7 @@ class Board(NamedTuple):
 
 
 def boards(rows: list[dict]) -> list[Board]:
-    """The rows by what they have in common, `ALIKE`.
+    """Groups of rows that agree in all fields of `ALIKE`.
 
     Rows that diverged, or whose samples weren't judged, are left out. Rows of one run under
     different samplers are joined.
@@ -196,7 +196,7 @@ def boards(rows: list[dict]) -> list[Board]:
 
 
 def nearest(entry: Entry, among: Callable[[str], bool]) -> Line:
-    """The entry under the one of these samplers that is nearest to the images.
+    """The entry under the sampler with the lowest distance, of those that `among` accepts.
 
     Raises:
       UserError: it was judged under none of these.
@@ -218,10 +218,10 @@ def fitted(sampler: str) -> bool:
 
 
 def choices(board: Board, among: Callable[[str], bool]) -> list[Line]:
-    """Of each kind the strength and the one of these samplers that are nearest; in this order.
+    """For each kind, the strength and the accepted sampler with the lowest distance; sorted by it.
 
-    They are chosen on the first seed, which all strengths have, so that seeds which only the
-    chosen ones have don't change the choice.
+    They are chosen on the first seed, which all strengths have, so that further seeds, which only
+    the chosen strengths have, don't change the choice.
     """
     chosen = []
     for kind in dict.fromkeys(entry.kind for entry in board.tested):
@@ -240,7 +240,7 @@ def spread(values: Iterable[list[float]]) -> float:
 
 
 def places(values: list[list[float]], *, least: bool = True) -> list[int]:
-    """The place of each, from its numbers over seeds: 1 and how many are better beyond noise.
+    """The place of each, from its numbers over seeds: 1 plus how many are better beyond noise.
 
     One is better if it differs by more than twice the standard error of the difference, with the
     pooled `spread` over seeds for all. Where that is 0, every difference counts.
@@ -253,9 +253,9 @@ def places(values: list[list[float]], *, least: bool = True) -> list[int]:
 
 
 def over_standard(board: Board, line: Line, sampler: str) -> float:
-    """The distance over that of `standard` under its sampler at the same error, or NaN.
+    """The distance divided by that of `standard` under `sampler` at the same error, or NaN.
 
-    See `sweep.equal_error`: an error beyond its strengths has none.
+    It is NaN if the error is outside the range of the strengths of `standard`.
     """
     twins = [row for e in board.tested if e.kind == "standard" for row in e.runs.values()]
     twins = [row for row in twins if sampler in sweep.distances(row)]
@@ -286,7 +286,7 @@ def number(values: list[float]) -> str:
 
 
 def markdown(heads: list[str], rows: Iterable[list[str]]) -> str:
-    """A table of the columns in which something stands."""
+    """A table, without empty columns."""
     columns = [column for column in zip(heads, *rows, strict=True) if any(column[1:])]
     heads, *rows = (list(row) for row in zip(*columns, strict=True))
     lines = [heads, ["---"] * len(heads), *rows]
@@ -294,7 +294,7 @@ def markdown(heads: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def first(values: dict[str, list[float]], *, least: bool = True) -> str:
-    """Who is in the first place, with its number, and who is level with it."""
+    """The name in first place, with its number, and the names level with it."""
     values = {name: v for name, v in values.items() if np.isfinite(v).all()}
     if not values:
         return ""
@@ -306,7 +306,7 @@ def first(values: dict[str, list[float]], *, least: bool = True) -> str:
 
 
 def wishes(lines: list[Line], unfitted: list[Line]) -> str:
-    """Who is first at what: a table."""
+    """A table of what is first for each wish."""
 
     def learned(line):
         prior = METHODS[settings.find(line.entry.kind).method].prior
@@ -327,7 +327,7 @@ def wishes(lines: list[Line], unfitted: list[Line]) -> str:
 
 
 def ranking(board: Board, lines: list[Line], reference: str, costs: dict[str, float]) -> str:
-    """All lines, the nearest first, with what else is known of their samples: a table."""
+    """A table of all lines, the lowest distance first, with the other numbers of their samples."""
     ranks = places([line.of("to_test") for line in lines])
     heads = ["place", "method, strength", "sampler", "seeds", *OF_RUNS.values()]
     heads += [*OF_SAMPLES.values(), "FD / standard", "step"]
@@ -425,7 +425,7 @@ def heat_map(path: Path, entries: list[Entry], footer: str) -> None:
 def fronts(path: Path, board: Board, lines: list[Line], footer: str, distance: str) -> None:
     """Error against distance of all strengths: own samples, and each line's fitted sampler.
 
-    What no other entry beats in both has a number.
+    Entries that no other beats in both are numbered.
     """
     chosen = {line.entry.kind: line.sampler for line in lines}
     shown = {
@@ -497,7 +497,7 @@ def about(board: Board) -> tuple[str, str]:
 
 
 def section(board: Board, lines: list[Line], images: Path, costs: dict[str, float]) -> str:
-    """What the page says of a data set, given the best fitted distributions; draws its figures."""
+    """The page's section on a data set, given the best fitted distributions; draws its figures."""
     words, distance = about(board)
     unfitted = choices(board, own)
     entries = [line.entry for line in lines]
@@ -536,7 +536,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="lines of sweeps")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="output of sweeps")
     parser.add_argument(
         "--out",
         type=Path,
@@ -546,7 +546,7 @@ def main() -> None:
         "(%(default)s)",
     )
     parser.add_argument(
-        "--costs", type=Path, metavar="FILE", help="what `python -m benchmarks.methods` wrote"
+        "--costs", type=Path, metavar="FILE", help="JSON file of `python -m benchmarks.methods`"
     )
     arguments = parser.parse_args()
     for path in arguments.files:

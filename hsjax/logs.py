@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl, and TensorBoard or Weights & Biases."""
+"""What a run logs: metrics.jsonl, and TensorBoard or Weights & Biases."""
 
 import contextlib
 import importlib.util
@@ -34,7 +34,7 @@ class Records:
     def __init__(self, workdir: Path, epoch: int, step: int, writer: str = "tensorboard"):
         """Continue after `epoch`: what an interrupted run wrote beyond it is dropped.
 
-        A warning says which epochs damage has taken; of a damaged file a copy is kept.
+        A warning names the epochs that are lost to damage; a copy of a damaged file is kept.
         `writer` is a name in `WRITERS`.
 
         Raises:
@@ -84,7 +84,7 @@ class Records:
         self._events.scalars(step, scalars)
 
     def sync(self) -> None:
-        """Wait until the disk holds it all, before a checkpoint that no line may be missing for."""
+        """Wait until all is on the disk, before a checkpoint for which no line may be missing."""
         with writing(self._path):
             sync(self._path)
         self._events.sync()
@@ -97,10 +97,10 @@ def _tag(name: str) -> str:
 
 
 class _Nothing:
-    """A writer: what it is given is not written."""
+    """A writer that writes nothing."""
 
     def __init__(self, workdir: Path, first_step: int):
-        """Go on in a workdir with what comes at `first_step` or later."""
+        """Continue in a workdir from `first_step` on."""
 
     def scalars(self, step: int, scalars: dict[str, float]) -> None:
         """Add numbers by name."""
@@ -112,7 +112,7 @@ class _Nothing:
         """Wait until the disk holds it all."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End: nothing more will be added."""
 
 
 class _WeightsAndBiases(_Nothing):
@@ -142,7 +142,7 @@ class _WeightsAndBiases(_Nothing):
                 # The progress line is rewritten; what wandb says would stand between.
                 settings=wandb.Settings(console="off", silent=True),
             )
-            # Of its own steps it drops those that come again after a kill.
+            # By its own steps, it would drop those that are repeated after a kill.
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
         except Exception as error:
@@ -172,14 +172,14 @@ class _WeightsAndBiases(_Nothing):
 
 
 class _TensorBoard(_Nothing):
-    """A file for TensorBoard, which a run can do without: a warning says when it has to.
+    """A file for TensorBoard; if it can't be written, a warning says so and the run goes on.
 
-    Written at once: tensorboardX's SummaryWriter, as of 2.6.5, leaves that to a thread, and once
-    this thread has met an error, waits for it for ever.
+    It is written directly: tensorboardX's SummaryWriter, as of 2.6.5, leaves that to a thread, and
+    waits for this thread forever once it has failed.
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        """TensorBoard will hide what older files have of `first_step` and later."""
+        """Make TensorBoard hide what older files have from `first_step` on."""
         folder = self._folder = workdir / "tensorboard"
         self._file = None
         with self._or_without():
@@ -257,7 +257,7 @@ def check(writer: str) -> None:
 def best_step(workdir: Path, term: str, among: Iterable[int]) -> int | None:
     """The one of these steps with the least validation "mse" or "loss" in metrics.jsonl, if any.
 
-    Losses are compared with the newest β: one that still grows would favour the beginning.
+    All losses take the newest β: their own, while it still grows, would favour early epochs.
     """
     rows = [row for row in read_metrics(workdir) if "validation_mse" in row]
 
@@ -276,7 +276,7 @@ def read_metrics(workdir: Path) -> list[dict]:
 
 
 def _rows(path: Path) -> tuple[list[dict], list[int]]:
-    """The rows of metrics.jsonl, and the numbers of the lines that are none."""
+    """The rows of metrics.jsonl, and the numbers of damaged lines."""
     rows, damaged = {}, []
     content = path.read_bytes() if path.is_file() else b""  # a pipe might never end
     for number, line in enumerate(content.splitlines(), 1):
@@ -287,14 +287,14 @@ def _rows(path: Path) -> tuple[list[dict], list[int]]:
             rows[number] = row, row["step"] / row["epoch"]
         except Exception:  # a damaged line fails in a dozen ways
             damaged.append(number)
-    # Every epoch has as many steps; in a row that differs, one of the two is damaged.
+    # All epochs have the same number of steps; if a row differs, its step or epoch is damaged.
     usual = statistics.mode(steps for _, steps in rows.values()) if rows else None
     damaged += [number for number, (_, steps) in rows.items() if steps != usual]
     return [row for row, steps in rows.values() if steps == usual], sorted(damaged)
 
 
 def _warn(path: Path, lost: list[int], damaged: list[int]) -> None:
-    """Say which epochs are missing; of a file with damaged lines a copy is kept."""
+    """Say which epochs are missing; keep a copy of a file with damaged lines."""
 
     def shown(numbers):
         return ", ".join(map(str, numbers[:5])) + ", ..." * (len(numbers) > 5)

@@ -3,14 +3,14 @@
 A VAE minimises reconstruction error + β · regulariser (2)(6). The regulariser is one of
 
 * `gaussian_kl`, the standard VAE (1);
-* `cartesian_kl`, the same pull written with batch statistics of Cartesian coordinates (3);
+* `cartesian_kl`, a KL-like objective in batch statistics of Cartesian coordinates (3);
 * `total(spherical_kl(mean, std, spec), spec)`, batch statistics of hyperspherical coordinates
   (4)(5), with the targets and gains of a `Spec`: `paper_spec` or `published_spec`.
 
-Everything is computed in float32 or wider whatever the dtype of the input; an array that isn't
-floating-point is a TypeError that names the argument. Squares are taken as they are: from about
-1e16 on (float32) they, the gains or the derivatives overflow, and the result is an infinity or NaN.
-NaN gives NaN.
+Everything is computed in float32 or wider, whatever the dtype of the input. An array that isn't
+floating-point raises a TypeError that names the argument. Squares are not rescaled: for inputs from
+about 1e16 on (float32), they, their products with gains, or derivatives overflow, and the result is
+infinite or NaN. NaN gives NaN.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> Array:
 
     Args:
       mean: [batch, n], μ, batch >= 1.
-      log_variance: [batch, n], log σ², infinite in effect from 88 on (float32).
+      log_variance: [batch, n], log σ²; from 88 on (float32), σ² overflows.
 
     Returns:
       Scalar, in nats.
@@ -93,7 +93,8 @@ def cartesian_kl(
       Scalar, in squared units of the latent.
 
     Raises:
-      ValueError: the shapes of mean and std differ or aren't [batch, n], or a prior's is another.
+      ValueError: the shapes of mean and std differ or aren't [batch, n], or a prior's is neither
+        scalar nor [n].
 
     Example:
       >>> cartesian_kl(jnp.ones((5, 8)), jnp.ones((5, 8)))
@@ -157,19 +158,20 @@ def paper_spec(
 ) -> Spec:
     """Squared differences, equations (4) and (5), with the compression of (7) and (8).
 
-    Given by the paper: a = 1 for the cosines of μ, a = √n for its radius, gains 1/√(k+1) with k
-    the 0-based coordinate. What it leaves open follows the prior N(0, I): cosines of μ spread like
-    those of a Gaussian vector; σ = (1, ..., 1), so its cosines are the diagonal's, its radius √n,
-    its spreads 0; and the radius of μ does not spread.
+    The paper gives a = 1 for the cosines of μ, a = √n for its radius, and gains 1/√(k+1) with k the
+    0-based coordinate. What it leaves open follows the prior N(0, I): the cosines of μ spread like
+    those of a Gaussian vector; σ = (1, ..., 1), so its cosines are the diagonal's, its radius is √n
+    and its spreads are 0; and the radius of μ has spread 0.
 
     Args:
       n: latent dimension, >= 2.
       compression: target of the mean cosines of μ: "full" 1, "half" those of the diagonal
         (1, ..., 1), "none" 0.
-      mean_target: instead of compression, the target itself: scalar or [n - 1].
-      spread_target: of the cosines of μ, scalar or [n - 1]; the prior's, 1/√(n-k+1), if None.
-      compressed_angles: how many cosines of μ, from the first on, these targets are for; all n - 1
-        if None. The rest keep the prior's mean 0 and spread.
+      mean_target: the target itself, in place of compression: scalar or [n - 1].
+      spread_target: target spread of the cosines of μ, scalar or [n - 1]; the prior's, 1/√(n-k+1),
+        if None.
+      compressed_angles: number of leading cosines of μ that get these targets; all n - 1 if None.
+        The others keep the prior's mean 0 and spread.
       angle_gain: overall gain of both angle terms.
       radius_gain: overall gain of both radius terms.
       eps: added to the squared tails, in squared units of the latent; positive.
@@ -217,17 +219,17 @@ def published_spec(
 ) -> Spec:
     """The variant of the authors' public code, with all its constants.
 
-    Its spread terms are s² - log s² - 1 of s = σ_b + 1 - b (s = σ_b/√½ for the radius of σ); angle
-    terms weigh 50 √n/√(k+1), their mean parts 0.05 of it, the radius terms 50; both radii aim at
-    √(n - ½), and cosines at those of the diagonal with eps in its squared tails: 1/√(n-k+1+eps).
+    Its spread terms are s² - log s² - 1 of s = σ_b + 1 - b (s = σ_b/√½ for the radius of σ). Angle
+    terms weigh 50 √n/√(k+1), their mean parts 0.05 of that, and radius terms 50. Both radii have
+    the target √(n - ½). The diagonal's cosines have eps in their squared tails: 1/√(n-k+1+eps).
     `total` multiplies the four terms by 1000, 300, std_angle_gain and 500.
 
     Args:
       n: latent dimension, >= 2.
       compression: as in `paper_spec`.
-      compressed_angles: how many mean cosines of μ, from the first on, have that target; all n - 1
-        if None. The rest aim at 0.
-      mean_weights: of the mean cosines of μ beside each other, scalar or [n - 1].
+      compressed_angles: number of leading mean cosines of μ that get this target; all n - 1 if
+        None. The target of the others is 0.
+      mean_weights: further weights of the mean cosines of μ, scalar or [n - 1].
       std_radius: factor on the target of σ's radius; a later version of the code has 0.001.
       std_angle_gain: overall gain of σ's angle term: 50,000 for MNIST, 225,000 for Fashion-MNIST,
         500,000 for CIFAR10, SVHN and CelebA in the authors' code.
@@ -274,18 +276,18 @@ def spherical_kl(
       mean: [batch, n], μ.
       std: [batch, n], σ.
       spec: targets and gains for this n.
-      moments: what computes the batch statistics, as `statistics.coordinate_moments` does.
+      moments: function that computes the batch statistics, as `statistics.coordinate_moments`.
 
     Returns:
       Four scalars; `total` adds them up with the overall gains.
 
     Raises:
-      ValueError: shapes that differ, aren't [batch, n], have another n than the spec, or a batch
+      ValueError: shapes that differ, aren't [batch, n] or have another n than the spec; or a batch
         of 1, whose variance is undefined.
 
     Example:
       >>> spec = paper_spec(8, compression="half", spread_target=0.0, variance_eps=0.0)
-      >>> ones = jnp.ones((5, 8))  # the diagonal, which all targets of "half" are
+      >>> ones = jnp.ones((5, 8))  # the diagonal, the target of "half"
       >>> terms = spherical_kl(ones, ones, spec)
       >>> bool(total(terms, spec) < 1e-6)
       True
@@ -325,17 +327,17 @@ def spherical_kl_by_class(
 ) -> tuple[SphericalTerms, Array]:
     """Equations (4) and (5) with an axis for each class: arXiv 2601.18823.
 
-    The coordinates of μ are rolled left by stride · label, so that a class begins with its own
-    ones. Mean and spread of its cosines are those of the class, and the terms of all classes are
-    added up. The radius of μ, and σ, are taken over the whole batch.
+    The coordinates of μ are rolled left by stride · label, so that each class's own coordinates
+    come first. Mean and spread of the cosines of μ are taken within each class, and the terms of
+    all classes are added up. Those of the radius of μ, and of σ, are taken over the whole batch.
 
     Args:
       mean: [batch, n], μ.
       std: [batch, n], σ.
       spec: targets and gains for this n.
       labels: integers [batch], 0 ... classes - 1.
-      classes: how many there are.
-      stride: between the axes of two classes, in coordinates.
+      classes: number of classes.
+      stride: offset between the axes of consecutive classes, in coordinates.
 
     Returns:
       The terms, and how many classes have fewer than two images in the batch: these add nothing.
@@ -363,7 +365,7 @@ def spherical_kl_by_class(
     offsets = of_images - average[labels]
     variance = _over_images(members, offsets**2) / jnp.maximum(count - 1.0, 1.0)[:, None]
     present = count >= 2.0
-    # Where a class is absent, a spread that has a derivative.
+    # An absent class gets variance 1, whose square root has a derivative.
     variance = jnp.where(present[:, None], variance, 1.0)
     arrays = ("mean_target", "mean_gain", "spread_target", "spread_gain", "spread_scale")
     of_angles = {name: getattr(spec, name)[:1, :-1] for name in arrays}
@@ -396,11 +398,11 @@ def annealing(epoch: ArrayLike, *, form: str = "sqrt", length: ArrayLike = 100) 
     """Factor on β at an epoch counted from 1 (section 4.1).
 
     Args:
-      epoch: 1, 2, ... of any shape; an earlier one is NaN, but that "sqrt" takes 0 as well.
-      form: "sqrt", √(epoch / length) up to 1, constant from epoch `length` on, so that β is the
-        final weight; "published", √(epoch - 1) + 1, as the authors' code, which counts from 0, has
-        it for half compression; "published_drop", the same, but 1 once epoch - 1 > `length`, as it
-        has it for full compression; "none", 1.
+      epoch: 1, 2, ... of any shape; "sqrt" also takes 0. Earlier epochs give NaN, unless "none".
+      form: "sqrt", √(epoch / length), constant at 1 from epoch `length` on, so that β is the final
+        weight; "published", √(epoch - 1) + 1, which the authors' code (its epochs count from 0)
+        uses for half compression; "published_drop", the same, but 1 once epoch - 1 > `length`,
+        which it uses for full compression; "none", 1.
       length: epochs of annealing, positive.
 
     Returns:
@@ -451,7 +453,7 @@ def _compressed(compression: str, diagonal: Array) -> ArrayLike:
 
 
 def _first(count: int, n: int) -> Array:
-    """Which of the n - 1 angles are among the first ones."""
+    """Mask of the first `count` of the n - 1 angles."""
     if not 1 <= count < n:
         raise ValueError(f"compressed_angles is {count}: n = {n} has {n - 1} angles")
     return jnp.arange(n - 1) < count

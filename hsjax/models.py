@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from hsjax import convolution, coordinates
 
-# What flax's layers need, whatever a caller's own code is checked for.
+# Flax's layers need it, even if the caller forbids implicit promotion.
 _standard_promotion = jax.numpy_dtype_promotion("standard")
 
 
@@ -65,8 +65,10 @@ def _linear(inputs: int, outputs: int, how: _How) -> nnx.Linear:
 
 
 class _BatchNorm(nnx.BatchNorm):
-    """Flax's, of x less one of its values: of a mean far above its spread, E[x²] - E[x]² has few
-    digits, and taking the mean first costs a fifth more kernels on a GPU.
+    """Flax's BatchNorm, applied to x minus one of its values.
+
+    If a mean is far above the spread, E[x²] - E[x]² has few digits. Subtracting the mean first
+    would cost a fifth more kernels on a GPU.
     """
 
     def __call__(self, x, use_running_average=None, *, mask=None):
@@ -172,7 +174,7 @@ class Decoder(nnx.Module):
 
 
 Networks = Callable[..., tuple[nnx.Module, nnx.Module]]
-"""``(shape, latent_dim, outputs, *, rngs)`` -> an encoder and a decoder of one's own.
+"""``(shape, latent_dim, outputs, *, rngs)`` -> your own encoder and decoder.
 
 The shape is (height, width, channels) of an image. The encoder takes ``(images, train=...)``,
 float32 [batch, height, width, channels] in [0, 1], and gives [batch, outputs]; the decoder takes
@@ -198,7 +200,7 @@ class VAE(nnx.Module):
       initialisation: "lecun_normal", with biases of 0, or "pytorch", the default of the authors'
         framework, which has a third of that variance and biases like the weights.
       networks: builds another encoder and decoder in the place of the ResNets; see `Networks`.
-        Stages, dtype and initialisation are its own affair then.
+        Stages, dtype and initialisation are then ignored.
       rngs: for the initial parameters.
 
     Raises:
@@ -240,5 +242,5 @@ class VAE(nnx.Module):
 
     @_standard_promotion
     def decode(self, z: Array, *, train: bool = False, scale: float = 1.0) -> Array:
-        """[batch, n] -> images in [0, 1] of scale z, or scale √n z / ‖z‖ if the model projects."""
+        """z [batch, n] -> images in [0, 1], of scale · z, or of scale √n z / ‖z‖ if it projects."""
         return self.decoder(scale * (coordinates.project(z) if self.project else z), train=train)

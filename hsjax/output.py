@@ -11,7 +11,7 @@ from hsjax.inference import to_uint8
 
 
 def save(out: Path, batches: Iterable[np.ndarray], columns: int | None = None) -> int:
-    """Write images to what isn't there yet; once all are written, it is.
+    """Write images to a new file or folder, which appears once all are written.
 
     Args:
       out: "NAME.npz" gets uint8 [count, height, width, channels] as arr_0, "NAME.png" all images

@@ -1,8 +1,8 @@
-"""What an encoder says of an image: a distribution of its latent.
+"""Posteriors: the distributions of a latent that an encoder gives for an image.
 
 A posterior is a pytree whose leaves have the batch as their first axis. It has `mean` [batch, n],
 which embeds the image, and `sample(key)` -> [batch, n]. `VonMisesFisher` and `PowerSpherical` are
-distributions on a sphere that stand on their own, too.
+distributions on a sphere that can also be used on their own.
 
 Example:
   >>> posterior = gaussian(jnp.zeros((5, 16)))
@@ -41,7 +41,7 @@ class Gaussian(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A point: the latent itself, [batch, n]."""
+    """A point mass: the latent itself, [batch, n]."""
 
     mean: Array
 
@@ -56,7 +56,7 @@ def gaussian(outputs: Array, **_) -> Gaussian:
 
 
 def point(outputs: Array, **_) -> Point:
-    """The point that n outputs of an encoder are, [batch, n]."""
+    """The point given by n outputs of an encoder, [batch, n]."""
     return Point(outputs)
 
 
@@ -65,17 +65,17 @@ def point(outputs: Array, **_) -> Point:
 class VonMisesFisher:
     """The von Mises-Fisher distribution: C_n(κ) exp(κ direction·x) per area of the unit sphere.
 
-    All functions are right in float32 for n from 2 to 1000 and κ from 0 to 10⁴, and differentiable
-    in direction and κ. Davidson et al., 2018 (https://arxiv.org/abs/1804.00891).
+    All functions are accurate in float32 for n from 2 to 1000 and κ from 0 to 10⁴, and
+    differentiable in direction and κ. Davidson et al., 2018 (https://arxiv.org/abs/1804.00891).
 
     Args:
       direction: [..., n], unit vectors.
       kappa: [...], the concentrations κ >= 0.
-      radius: of the sphere on which samples lie, and per whose area densities are.
+      radius: of the sphere on which samples lie; densities are per area of this sphere.
 
     Example:
-      >>> law = VonMisesFisher(jnp.eye(3)[0], jnp.float32(2.0))
-      >>> print(f"{law.mean_cosine():.5f}")  # coth κ - 1/κ in three dimensions
+      >>> vmf = VonMisesFisher(jnp.eye(3)[0], jnp.float32(2.0))
+      >>> print(f"{vmf.mean_cosine():.5f}")  # coth κ - 1/κ in three dimensions
       0.53731
     """
 
@@ -85,7 +85,7 @@ class VonMisesFisher:
 
     @property
     def mean(self) -> Array:
-        """The mean direction, on the sphere, [..., n]; the mean itself is `mean_cosine()` of it."""
+        """The mean direction, on the sphere, [..., n]; the mean is `mean_cosine()` times this."""
         return self.radius * self.direction
 
     def mean_cosine(self) -> Array:
@@ -95,7 +95,7 @@ class VonMisesFisher:
     def kl_to_uniform(self) -> Array:
         """The KLD from the uniform distribution, κ A_n(κ) + log C_n(κ) - log C_n(0), [...] in nats.
 
-        Its derivative is κ A_n'(κ) (section 3.2 there).
+        Its derivative is κ A_n'(κ) (Davidson et al., section 3.2).
         """
         return _functions_of_kappa(self.direction.shape[-1], self.kappa)[2]
 
@@ -114,9 +114,9 @@ class VonMisesFisher:
         """Points of the sphere, [..., n], reparameterised.
 
         The cosine to the direction comes from the first accepted of 16 proposals (Ulrich, 1984;
-        algorithm 1 there), each of which is accepted with a probability above 0.67. Its derivative
-        is scaled for the expected cosine to have the exact one, A_n'(κ). That of the accepted
-        proposal, which others take, is too small by a fifth at n = 3 and by a 200th at n = 128.
+        Davidson et al., algorithm 1), each accepted with a probability above 0.67. Its derivative
+        is scaled so that the expected cosine has the exact derivative, A_n'(κ). The derivative of
+        the accepted proposal is too small by a fifth at n = 3 and by a 200th at n = 128.
         """
         n, kappa = self.direction.shape[-1], lax.stop_gradient(self.kappa)
         gamma_key, uniform_key, tangent_key = jax.random.split(key, 3)
@@ -136,7 +136,7 @@ class VonMisesFisher:
         some = jnp.maximum(kappa, 1e-20)
         _, ratio, _, slope = _bessel(n, some)
         speed = sine * slope * some / ((n - 1) * ratio)  # of the angle
-        change = speed * (self.kappa - kappa)  # 0, but for its derivative
+        change = speed * (self.kappa - kappa)  # 0; only its derivative matters
         cosine, sine = cosine + sine * change, sine - cosine * change
         return self.radius * _around(self.direction, cosine, sine, tangent_key)
 
@@ -146,17 +146,17 @@ class VonMisesFisher:
 class PowerSpherical:
     """The power spherical distribution: density ∝ (1 + direction·x)^κ per area of the unit sphere.
 
-    Like a von Mises-Fisher distribution, with simpler functions and no rejection: its cosine is
-    2 Beta((n-1)/2 + κ, (n-1)/2) - 1. De Cao and Aziz, 2020 (https://arxiv.org/abs/2006.04437).
+    Like a von Mises-Fisher distribution, with simpler functions and no rejection: the cosine to the
+    direction is 2 Beta((n-1)/2 + κ, (n-1)/2) - 1. De Cao and Aziz, 2020 (https://arxiv.org/abs/2006.04437).
 
     Args:
       direction: [..., n], unit vectors.
       kappa: [...], the concentrations κ >= 0.
-      radius: of the sphere on which samples lie, and per whose area densities are.
+      radius: of the sphere on which samples lie; densities are per area of this sphere.
 
     Example:
-      >>> law = PowerSpherical(jnp.eye(3)[0], jnp.float32(2.0))
-      >>> print(f"{law.mean_cosine():.5f}")  # κ / (n - 1 + κ)
+      >>> distribution = PowerSpherical(jnp.eye(3)[0], jnp.float32(2.0))
+      >>> print(f"{distribution.mean_cosine():.5f}")  # κ / (n - 1 + κ)
       0.50000
     """
 
@@ -166,7 +166,7 @@ class PowerSpherical:
 
     @property
     def mean(self) -> Array:
-        """The mean direction, on the sphere, [..., n]; the mean itself is `mean_cosine()` of it."""
+        """The mean direction, on the sphere, [..., n]; the mean is `mean_cosine()` times this."""
         return self.radius * self.direction
 
     def mean_cosine(self) -> Array:
@@ -195,7 +195,7 @@ class PowerSpherical:
         return along - normaliser - log_area(n, self.radius)
 
     def sample(self, key: Array) -> Array:
-        """Points of the sphere, [..., n], reparameterised (algorithm 1 there)."""
+        """Points of the sphere, [..., n], reparameterised (De Cao and Aziz, algorithm 1)."""
         beta = 0.5 * (self.direction.shape[-1] - 1)
         g_key, h_key, tangent_key = jax.random.split(key, 3)
         g = jax.random.gamma(g_key, beta + self.kappa)  # with an implicit derivative
@@ -205,7 +205,7 @@ class PowerSpherical:
 
 
 def _around(direction: Array, cosine: Array, sine: Array, key: Array) -> Array:
-    """Unit vectors [..., n] at these cosines [...] to the direction, in tangents at random."""
+    """Unit vectors [..., n] with these cosines [...] to the direction and random tangents."""
     noise = jax.random.normal(key, direction.shape, direction.dtype)
     along = jnp.sum(noise * direction, axis=-1, keepdims=True)
     tangent = coordinates.project(noise - along * direction, 1.0)
@@ -231,8 +231,8 @@ def _bessel(n: int, kappa: Array) -> tuple[Array, Array, Array, Array]:
     The first is log F_v - κ with v = n/2 - 1 and F_v = Γ(v+1) (2/κ)^v I_v(κ). Debye's expansion
     (https://dlmf.nist.gov/10.41.E3, with Stirling's of the gamma function) gives log F_v at v > 24
     up to terms of the order v^-4. With r_v = I_{v+1} / I_v, the next order below has
-    F_{v-1} = F_v (1 + κ r_v / 2v) and r_{v-1} = κ / (2v + κ r_v). As κ is taken off and κ (1 - r)
-    carried instead of r, nothing large cancels, as it would in A' = 1 - A² - (n-1) A/κ.
+    F_{v-1} = F_v (1 + κ r_v / 2v) and r_{v-1} = κ / (2v + κ r_v). Because κ is subtracted, and
+    κ (1 - r) is carried instead of r, no large terms cancel, as in A' = 1 - A² - (n-1) A/κ.
     """
     v = 0.5 * n - 1.0
     steps = max(1, math.ceil(24.0 - v))
@@ -274,7 +274,7 @@ def _gamma_terms(x: float, kappa: Array) -> tuple[Array, Array]:
         rest += step - kappa / (x + k + kappa)
     x += 8
     y = x + kappa
-    # κ log y is apart: it cancels between the two.
+    # κ log y is only in the first result: in the second it cancels.
     shared = (x - 0.5) * jnp.log1p(kappa / x) - kappa
     shared += (1.0 / y - 1.0 / x) / 12.0 - (1.0 / y**3 - 1.0 / x**3) / 360.0
     derivative = -0.5 / y - 1.0 / (12.0 * y**2) + 1.0 / (120.0 * y**4)  # ψ(y) - log y

@@ -1,4 +1,4 @@
-"""The authors' published networks: their checkpoints read, and ours in their names and layouts.
+"""Reads the authors' checkpoints, and gives our networks their names and layouts.
 
 The network is that of `hsjax.models`, written in PyTorch. All names are those of the checkpoint in
 github.com/aleazk/cond-ad-hyperspherical-compressed-vae, whose network has three stages and 32×32
@@ -47,14 +47,14 @@ class Published(NamedTuple):
     params: dict  # nested, as in `training.TrainState`
     batch_stats: dict
     epoch: int  # the last one, counted from 0
-    metadata: dict[str, Any]  # what stands beside the weights
+    metadata: dict[str, Any]  # saved beside the weights
     shape: tuple[int, int, int]  # of an image: height, width, channels
 
 
 def read(path: str | os.PathLike) -> Published:
     """A file of torch.save({"epoch": ..., "state_dict": ..., "metadata": {...}}).
 
-    Epoch and metadata may be missing, and the state dict may stand alone. Nothing is executed, and
+    Epoch and metadata may be missing, or all but the state dict itself. Nothing is executed, and
     PyTorch isn't needed. The config is that of configs/cifar.py:published_near, or
     published_classes where the metadata have a class_axis_stride, with the file's sizes, for
     samplers that need no embeddings. Images are taken to be square, and data that aren't
@@ -170,10 +170,10 @@ def from_state_dict(
     """The inverse of `state_dict`: params and batch_stats.
 
     Args:
-      tensors: by PyTorch's names; any floats. Others may stand among them.
+      tensors: by PyTorch's names; any floats. Others are ignored.
       like_params: arrays or jax.ShapeDtypeStructs of the wanted shapes and dtypes.
       like_batch_stats: likewise.
-      where: what a message names as their place.
+      where: their place, as messages name it.
 
     Raises:
       UserError: a tensor is missing or has another shape, or they are those of another network.
@@ -195,10 +195,10 @@ def from_state_dict(
 
 
 class _Row(NamedTuple):
-    """An array of ours and what it is in PyTorch: split, transposed, and of another shape then."""
+    """An array of ours and its form in PyTorch: reshaped to `split`, transposed, then reshaped."""
 
     path: tuple  # in {"params": ..., "batch_stats": ...}
-    names: tuple[str, ...]  # there; after a running variance stands the count of its batches
+    names: tuple[str, ...]  # in PyTorch; a running variance is followed by its count of batches
     split: tuple[int, ...]
     order: tuple[int, ...]
     shape: tuple[int, ...]  # there

@@ -1,4 +1,4 @@
-"""A trained model in your hands: encode, decode, sample, interpolate, without its training data."""
+"""A trained model, to encode, decode, sample and interpolate without its training data."""
 
 import functools
 import os
@@ -35,15 +35,15 @@ class _Parts(NamedTuple):
     data: dict[str, Any]  # as data.json
     fits: Mapping[str, Any]  # parameters of samplers, by sampling.fit_name
     folder: Path | None  # of kept fits
-    posteriors: Path | None  # file of those of both splits
+    posteriors: Path | None  # file with the posteriors of both splits
 
 
 class Run:
-    """A trained model. `hsjax.load` makes it.
+    """A trained model, as `hsjax.load` returns it.
 
-    Images are float32 [count, height, width, channels] in [0, 1]; those given may be uint8 instead.
-    Any number of them is encoded or decoded, in batches of the run's size. On the machine that
-    judged the run, and as many devices, all numbers are those of that evaluation, to the bit.
+    Images are float32 [count, height, width, channels] in [0, 1]; input images may also be uint8.
+    Any number of them is encoded or decoded, in batches of the run's batch size. On the machine
+    that judged the run, with as many devices, all numbers equal the evaluation's bit for bit.
     """
 
     def __init__(self, path: Path, parts: _Parts):
@@ -96,7 +96,7 @@ class Run:
     def model(self) -> VAE:
         """The Flax NNX module with its arrays: `encoder` and `decoder`, or `encode` and `decode`.
 
-        Its `encode` gives [batch, outputs], before these become a posterior.
+        Its `encode` gives the raw outputs, [batch, outputs], not a posterior.
         """
         return self.setup.model(self._objective, self.state).networks
 
@@ -106,7 +106,7 @@ class Run:
         return self._posteriors is None
 
     def encode(self, images) -> Any:
-        """The posteriors of images, whose `mean` is [count, n]; NumPy arrays.
+        """The posteriors of images, as NumPy arrays; their `mean` is [count, n].
 
         Args:
           images: [count, height, width, channels], uint8 or floats in [0, 1]; the axis of a single
@@ -129,7 +129,7 @@ class Run:
         return np.concatenate(list(self._decoded(self._latents(z))))
 
     def reconstruct(self, images) -> np.ndarray:
-        """What the decoder makes of the images' posterior means; see `encode`."""
+        """Reconstructions of images, decoded from their posterior means; see `encode`."""
         return self.decode(self.encode(images).mean)
 
     def sample(self, count: int, sampler: str | None = None, seed: int = 0) -> np.ndarray:
@@ -139,7 +139,7 @@ class Run:
           count: at least 1.
           sampler: a name in `hsjax.samplers.SAMPLERS`; the config's sample.sampler if None. It is
             fitted to the embeddings of the run, unless that has been done before.
-          seed: of the random numbers. With the config's seed and the count of an evaluation, up to
+          seed: of the random numbers. With the config's seed and the evaluation's count, up to
             10,000, these are the samples that were judged.
 
         Raises:
@@ -158,7 +158,7 @@ class Run:
     def sample_latents(
         self, count: int, sampler: str | None = None, seed: int = 0, part: int = 0
     ) -> np.ndarray:
-        """The latents of `sample`, float32 [count, n]; `part` asks for others of the same seed."""
+        """The latents of `sample`, float32 [count, n]; another `part` gives others for one seed."""
         name = sampler or self.config.sample.sampler
         if name not in SAMPLERS:
             raise UserError(f"{name!r} is no sampler: choose one of {', '.join(SAMPLERS)}")
@@ -167,13 +167,13 @@ class Run:
         return self.sampling.latents(name, key, _whole("count", count))
 
     def interpolate(self, a, b, steps: int = 10) -> np.ndarray:
-        """Images on the way from a to b: [count, steps, height, width, channels].
+        """Images on the path from a to b: [count, steps, height, width, channels].
 
-        The way is `hsjax.samplers.slerp`'s, along the sphere, both ends included.
+        The path is that of `hsjax.samplers.slerp`, along the sphere, both ends included.
 
         Args:
           a, b: latents [count, n] or [n], or images as `encode` takes them, whose posterior means
-            are taken.
+            are used.
           steps: at least 2.
 
         Raises:
@@ -188,13 +188,13 @@ class Run:
         return images.reshape(len(first), steps, *images.shape[1:])
 
     def posterior(self, split: str = "train") -> Any:
-        """The posteriors of the run's own images, as its last evaluation found them.
+        """The posteriors of the run's own images, as its last evaluation saved them.
 
         Args:
           split: "train" or "test".
 
         Raises:
-          UserError: they aren't there, or are those of another epoch.
+          UserError: they are missing, or are of another step or BatchNorm mode.
         """
         if self._posteriors is None:
             raise UserError(
@@ -218,7 +218,7 @@ class Run:
         return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
     def _samplers(self) -> list[str]:
-        """Those that need no embeddings."""
+        """Samplers that can be used without embeddings."""
         ready = {"own", "prior", "uniform_sphere", *self._fits}
         return [name for name in SAMPLERS if fit_name(name) in ready]
 
@@ -261,15 +261,15 @@ class Run:
 
 
 def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
-    """A trained model: a run's workdir, a folder of `hsjax export`, or the authors' checkpoint.
+    """Load a trained model: a run's workdir, a folder of `hsjax export` or the authors' checkpoint.
 
-    The training data isn't needed. Nothing in there is executed or changed. Of a workdir the
-    newest good checkpoint counts, or what its evaluate.checkpoint says. A file is one that
-    `hsjax.published.read` knows.
+    The training data isn't needed. Nothing in the path is executed or changed. From a workdir the
+    newest good checkpoint is loaded, or the one that its evaluate.checkpoint chooses. A file must
+    be one that `hsjax.published.read` can read.
 
     Args:
       path: of the folder or file.
-      networks: what the run was trained with, if these were one's own.
+      networks: what the run was trained with, if they were your own.
 
     Raises:
       UserError: it is no such folder or file, or something in it is damaged.
@@ -287,7 +287,7 @@ def load(path: str | os.PathLike, *, networks: Networks | None = None) -> Run:
 
 
 def _trained(path: Path, networks) -> _Parts:
-    """Of a workdir."""
+    """The parts of a workdir's model."""
     config = of_evaluation(path, {})
     data = read_record(path / "data.json") or {}
     try:
@@ -338,7 +338,7 @@ def restored(
 
 
 def _exported(path: Path, networks) -> _Parts:
-    """Of a folder that `export` wrote."""
+    """The parts of a model that `export` wrote."""
     exported = exporting.read(path)
     card, config = exported.card, exported.config
     setup = training.build(
@@ -356,7 +356,7 @@ def _exported(path: Path, networks) -> _Parts:
 
 
 def _published(path: Path) -> _Parts:
-    """Of a checkpoint of the authors; an epoch is one step, since it doesn't tell how many."""
+    """The parts of an authors' checkpoint, which lacks the number of steps per epoch: 1 here."""
     config, params, batch_stats, epoch, _, shape = published.read(path)
     setup = training.build(
         training.static(config), METHODS[config.method.name], shape, config.train.batch_size
@@ -366,7 +366,7 @@ def _published(path: Path) -> _Parts:
 
 
 def _finished(step: int, params: dict, batch_stats: dict) -> training.TrainState:
-    """A state that isn't trained on."""
+    """A state that is not trained any further."""
     return training.TrainState(
         step=jnp.int32(step),
         key=jnp.zeros(2, jnp.uint32),

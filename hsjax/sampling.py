@@ -28,7 +28,7 @@ def keys(seed: int) -> tuple[jax.Array, jax.Array]:
 
 
 def fit_name(name: str) -> str:
-    """What the fit of a sampler is kept under: the first that is fitted by the same function."""
+    """The name that a fit is kept under: that of the first sampler with the same `fit`."""
     fit = SAMPLERS[name].fit
     return next(other for other, sampler in SAMPLERS.items() if sampler.fit is fit)
 
@@ -40,7 +40,7 @@ def to_arrays(parameters: Any) -> dict[str, np.ndarray]:
 
 
 def from_arrays(sampler: Sampler, arrays: Mapping[str, np.ndarray]) -> Any:
-    """What `to_arrays` was given.
+    """The inverse of `to_arrays`.
 
     Raises:
       TypeError: arrays of another sampler.
@@ -56,12 +56,12 @@ class Sampling:
       config: of the run: its seed, latent dimension, and the fields under `sample`.
       inference: of the run.
       state: on every device of this process.
-      posterior: gives those of the images that samplers are fitted to; it is called when the first
-        of them is.
+      posterior: gives the posteriors of the images that samplers are fitted to; it is called before
+        the first fit.
       context: what else a fit may ask for by name: `encode`, `decode`, `say`.
       batch_size: latents that the method's own prior makes at a time.
       folder: where fits are kept for the next time; None for nowhere.
-      fits: parameters that are there already, by `fit_name`.
+      fits: parameters of samplers that are fitted already, by `fit_name`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Sampling:
         fits: Mapping[str, Any] | None = None,
     ):
         self.reports: dict[str, dict[str, float]] = {}
-        """What the fits of samplers that are trained say of themselves, by `fit_name`."""
+        """Numbers about the fits of trained samplers, by `fit_name`."""
         self._config, self._state, self._folder = config, state, folder
         self._posterior = functools.cache(posterior)
         self._fits = dict(fits or {})
@@ -143,7 +143,7 @@ class Sampling:
         if path:
             with writing(path.parent):
                 for other in path.parent.glob("*.npz"):
-                    if not other.name.startswith(f"{step}-"):  # of a run that has gone on since
+                    if not other.name.startswith(f"{step}-"):  # of an earlier step of the run
                         remove(other)
                 write_npz(path, to_arrays(parameters))
         return parameters

@@ -1,7 +1,7 @@
-"""Settings of methods that have names, such as the paper's compression.
+"""Named settings of methods, such as the paper's compression.
 
-A config takes them where it takes a method, with a number of epochs after another colon if it is
-to be shorter: --config=configs/mnist.py:published:30
+A config takes a setting wherever it takes a method. A number of epochs after another colon makes a
+shorter run: --config=configs/mnist.py:published:30
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from hsjax.methods import METHODS
 
 
 class Setting(NamedTuple):
-    """A method, the fields that it differs in from the defaults, and the field of its strength."""
+    """A method, the fields that differ from its defaults, and the field that is its strength."""
 
     method: str
     fields: Mapping[str, Any] = {}
@@ -64,7 +64,7 @@ SETTINGS = {
     ),
     # The twin's β is not known.
     "published_standard": Setting("standard", _PUBLISHED | {"loss.beta": 1.0}),
-    # Second choices of other methods.
+    # Variants of other methods.
     "learned_variance": Setting(
         "standard", {"method.decoder_variance": "learned", "loss.beta": 1.0}
     ),
@@ -86,7 +86,7 @@ STD_ANGLE_GAINS = {
 
 
 def all_settings() -> dict[str, Setting]:
-    """Every method, with β as its strength, and the settings that have names."""
+    """Every method, with β as its strength, and the named settings."""
     return {name: Setting(name) for name in METHODS} | SETTINGS
 
 
@@ -94,7 +94,7 @@ def find(name: str) -> Setting:
     """The setting, or the method, of "NAME" or "NAME:EPOCHS".
 
     Raises:
-      UserError: no such one.
+      UserError: no such setting or method.
     """
     name = name.partition(":")[0]
     if name not in all_settings():
@@ -114,7 +114,7 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Any]) -> ConfigDi
     Args:
       config: made for the setting's method, with its data and length.
       name: "NAME" or "NAME:EPOCHS", which shortens annealing and decay of the learning rate, too.
-      of_data: what methods take on the config's data, by name.
+      of_data: the fields that each method has on the config's data, by method.
 
     Returns:
       The config.
@@ -139,7 +139,7 @@ def apply(config: ConfigDict, name: str, of_data: Mapping[str, Any]) -> ConfigDi
 
 
 def shorten(config: ConfigDict, epochs: int) -> None:
-    """Make a run of so many epochs, with annealing and decay of the learning rate in proportion."""
+    """Set a run's epochs; annealing, warm-up and decay of the learning rate scale with them."""
     share = epochs / config.train.epochs
     config.loss.annealing_epochs = max(1, round(share * config.loss.annealing_epochs))
     config.train.decay_epochs = tuple(max(1, round(share * e)) for e in config.train.decay_epochs)

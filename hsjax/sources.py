@@ -21,7 +21,7 @@ from hsjax.files import plainly_named, reason, user_cache
 
 SPLITS = ("train", "test")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a name says: for some, programs run
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a name says: others may run programs
 _GREY = ("1", "L", "LA")
 _NO_DATA = ("__MACOSX", "@eaDir")  # what archives and network drives leave in a folder
 _LIKE_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
@@ -45,9 +45,9 @@ def _square(image: Image.Image, size: int, crop: int) -> Image.Image:
 
 
 def _grey_or_rgb(file: Image.Image) -> Image.Image:
-    """The right way up, on white where it is transparent, of mode L or RGB.
+    """The image turned upright, on white where it is transparent, in mode L or RGB.
 
-    A palette is grey if all colours that can be seen are.
+    A palette image is grey if all its visible colours are.
     """
     if file.mode.startswith(("I", "F")):
         raise ValueError("its pixels do not have 8 bits")
@@ -125,7 +125,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
-    """The image files below a folder that is none of those above it."""
+    """The image files below a folder, unless it is one of those above it."""
     try:
         identity = _identity(folder)
         entries = [] if identity in above else sorted(os.listdir(folder))
@@ -168,7 +168,7 @@ def _share(root: Path, files: list[Path], test_share: float) -> dict[str, list[P
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    """What tells that the file has changed."""
+    """Size and time of a file, to find out whether it has changed."""
     try:
         return file.stat().st_size, file.stat().st_mtime_ns
     except OSError:  # a broken link: reading it will say so
@@ -192,7 +192,7 @@ def _stem(name: str, size: int, crop: int) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what tfds says in passing (such as that OpenCV is missing) off the terminal."""
+    """Keeps unimportant messages of tfds (such as that OpenCV is missing) off the terminal."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "tensorflow_datasets" not in record.pathname or record.levelno >= logging.ERROR
@@ -208,9 +208,9 @@ def quiet() -> Iterator[None]:
 
 
 def tfds_set(name: str, directory: str, size: int, crop: int) -> Source:
-    """A tensorflow-datasets image set, prepared if that has to be done and can be.
+    """A tensorflow-datasets image set, which is prepared if necessary and possible.
 
-    Its validation split stands in for a missing test split.
+    If it has no test split, its validation split is used.
 
     Raises:
       UserError: the set is unknown, can't be prepared or read, or is not made of uint8 images.
@@ -338,7 +338,7 @@ def _hide_gpus_from_tensorflow() -> None:
 
 
 def _tfds_caches(full_name: str, folder: Path, stem: str) -> list[Path]:
-    """Beside the set, else in the user's cache."""
+    """Folders for decoded images: beside the set, else in the user's cache."""
     root = Path(os.path.abspath(folder.parents[full_name.count("/")]))
     # A bucket is no place to write to, nor is a folder marked read-only, though root could.
     writable = root.is_dir() and root.stat().st_mode & 0o222

@@ -1,4 +1,4 @@
-"""Mean and variance over a batch of what hyperspherical coordinates say of its vectors."""
+"""Mean and variance, over a batch, of its vectors' hyperspherical coordinates."""
 
 from functools import partial
 
@@ -14,18 +14,18 @@ def coordinate_moments(x: ArrayLike, eps: ArrayLike) -> tuple[Array, Array]:
     """Mean and unbiased variance over the batch of every cosine and of the radius.
 
     With S_k = Σ_{j>=k} x_j², i_k = (S_k + eps)^{-1/2}, c_k = x_k i_k and r = √S_1, the columns are
-    c_1 ... c_{n-1}, r. The gradient is a closed form: with the cotangents ḡ_m and ḡ_v of mean m
-    and variance v, a column's entries have g = ḡ_m/B + 2 ḡ_v/(B-1) (c - m), and::
+    c_1 ... c_{n-1}, r. The gradient has a closed form: with the cotangents ḡ_m and ḡ_v of mean m
+    and variance v, an entry c of a column has the cotangent g = ḡ_m/B + 2 ḡ_v/(B-1) (c - m), and::
 
         dx_i = g_i i_i + x_i (g_r / r - Σ_{k<=i} g_k c_k i_k²),    g_n := 0
         deps = -½ Σ_k g_k c_k i_k², summed over the rows as well
 
-    so that one running sum each way is all it takes and nothing of x's size is kept but x. Forward
-    mode and higher derivatives work as well. The variance takes the mean first: E[c²] - m² would
-    lose every digit where compression goes.
+    So it needs one running sum in each direction, and stores no array of x's size except x. Forward
+    mode and higher derivatives work as well. The variance is computed about the mean: E[c²] - m²
+    would lose all digits for strongly compressed latents.
 
     Args:
-      x: [..., B, n], B >= 2, n >= 2, of sizes whose squares are finite (1e19 in float32).
+      x: [..., B, n], B >= 2, n >= 2, with finite squares (entries below 1e19 in float32).
       eps: positive, in squared units of x.
 
     Returns:
@@ -61,14 +61,14 @@ def _moments_jvp(primals, tangents):
     return (mean, variance), _along(*primals, mean, *tangents)
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # for its transpose, nothing of x's size is kept but x
+@partial(jax.checkpoint, prevent_cse=False)  # its transpose stores no array of x's size except x
 def _along(x, eps, mean, dx, deps):
     """The derivative of both statistics along (dx, deps), a linear function of these two."""
     columns, inverse_tails = _columns(x, eps)
     radius = columns[..., -1:]  # columns holds r, not c_n, in its last place
     inverse_radius = jnp.where(radius == 0, 0.0, 1.0 / jnp.where(radius == 0, 1.0, radius))
-    halves = x * dx  # of what the squares change by
-    # As the transpose of the sums the other way: its own transpose is then these, which are faster.
+    halves = x * dx  # half the change of the squares
+    # Written as a transpose, so that the backward pass uses the sums themselves, which are faster.
     (sums,) = jax.linear_transpose(partial(_running_sums, reverse=False), x)(halves)
     d_cosines = (dx - columns * inverse_tails * (sums + 0.5 * deps)) * inverse_tails
     d_radius = inverse_radius * jnp.sum(halves, axis=-1, keepdims=True)
@@ -99,7 +99,7 @@ def _running_sums(x, *, reverse):
 
 
 def _blockwise_sums(x, *, reverse, width=32):
-    """The same by triangular products within blocks, each carrying the sums of those before it."""
+    """The same by triangular matrix products in blocks; a block adds the sums of earlier ones."""
     n = x.shape[-1]
     if n > width:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -n % width)])
@@ -108,7 +108,7 @@ def _blockwise_sums(x, *, reverse, width=32):
     sums = jnp.matmul(x, triangle if reverse else triangle.T, precision=lax.Precision.HIGHEST)
     if n <= width:
         return sums
-    # Shifted by a block. To subtract each block's own sum instead would lose digits in small tails.
+    # Shifted by one block. Subtracting each block's own sum instead would lose small tails' digits.
     carried = _blockwise_sums(sums[..., 0 if reverse else -1], reverse=reverse)
     before = (0, 1) if reverse else (1, 0)
     carried = carried[..., 1:] if reverse else carried[..., :-1]

@@ -5,21 +5,21 @@
     --set train.epochs=300 standard=0.1,0.3,1 compressed=3,10 rae=0.01,0.05
 
 trains and judges every (kind, strength, n, seed) under every sampler, and draws
-the paper's figure 2. A kind is a method, whose strength is loss.beta, or a
-setting of one; that of compressed, half and spread is method.angle_gain.
+the paper's figure 2. A kind is a method or a named setting of one. Its
+strength is loss.beta, or method.angle_gain for compressed, half and spread.
 Samples are judged by three feature networks (evaluate.feature_seeds). A
-finished run is one line of --out with its whole config; repeating the command
-does what is missing, and a run stopped halfway goes on from its checkpoint.
---judge judges every run once more with other fields of sample and evaluate;
-strengths are chosen on images held out of training, not on the test images:
+finished run is one line of --out with its whole config. Repeat the command to
+do what is missing; a run stopped halfway continues from its checkpoint.
+--judge judges every run once more with other fields of sample and evaluate, for
+example to choose strengths on held-out training images, not on test images:
 
     --set data.validation_share=0.1 --judge evaluate.split=validation
 
---together=8 trains up to eight runs at once that differ in numbers alone: a run
-on each device, or several on each; on a CPU, a run on each core.
+--together=8 trains up to eight runs at once if they differ only in numbers: one
+or several on each device; on a CPU, one on each core.
 
-Machines share the work with --shard=1/3, 2/3, 3/3, each with its own --out;
---plot FILE ... draws all the lines of some files without training.
+Several machines share the work with --shard=1/3, 2/3, 3/3, each with its own
+--out; --plot FILE ... draws the runs of some files without training.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Point(NamedTuple):
 
 
 def points(texts: list[str], dimensions: list[int], seeds: list[int]) -> list[Point]:
-    """All runs of "kind=strength,strength", seed by seed, so that what is there first is whole.
+    """All runs of "kind=strength,strength", seed by seed: the first seed of all points comes first.
 
     Raises:
       UserError: an unknown kind or a strength that is no number.
@@ -142,7 +142,7 @@ def _update(config, fields, source):
 
 
 def identity(config: ConfigDict) -> dict:
-    """What a run depends on, as it comes back from JSON."""
+    """The fields that a run depends on, in the form that JSON gives back."""
     tree = json.loads(json.dumps(config.to_dict()))
     del tree["data"]["dir"]
     return tree
@@ -161,7 +161,7 @@ def read(paths: list[Path]) -> list[dict]:
 
 
 def append(path: Path, row: dict) -> None:
-    """One line, in one write, after a line end whatever a kill left there."""
+    """Append one line in one write, after ending a line that a kill left incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
     with path.open("a") as file:
@@ -171,7 +171,7 @@ def append(path: Path, row: dict) -> None:
 
 
 def run(point: Point, config: ConfigDict, dataset: data.Dataset, workdir: Path) -> dict:
-    """Train and judge one point: its line. A run that diverges has no numbers, but why."""
+    """Train and judge one point: its line. If it diverges, the line has the reason, not numbers."""
     started = time.monotonic()
     found: dict | Diverged
     try:
@@ -213,10 +213,10 @@ def _line(point: Point, config: ConfigDict, found: dict | Diverged, seconds: flo
 def grouped(
     jobs: Sequence[tuple[Point, ConfigDict]], most: int
 ) -> Iterator[list[tuple[Point, ConfigDict]]]:
-    """At most so many jobs at a time that can be trained together, each with a folder of its own.
+    """Groups of at most `most` jobs that can be trained together, each with its own folder.
 
-    More than there are devices are a multiple of their number, so that all have as much to do. On a
-    CPU, where several runs on a device take longer than one after the other, there are no more.
+    A group larger than the number of devices is a multiple of it, so that all have equal work. On a
+    CPU, where several runs on a device take longer than one after the other, no group is larger.
     """
     there = jax.local_device_count()
     if jax.default_backend() == "cpu":
@@ -237,7 +237,7 @@ def grouped(
 
 
 def distances(row: dict, key: str = "to_test") -> dict[str, float]:
-    """Of a run, by sampler: the mean over its feature networks, NaN if it has no such number."""
+    """A run's distances by sampler: the mean over its feature networks, NaN if one is missing."""
     networks = row["numbers"]["generation"]
     return {
         name: float(np.mean([network["samplers"][name].get(key, np.nan) for network in networks]))
@@ -272,7 +272,7 @@ def equal_error(
     """Distance at this reconstruction error (sum, z = μ), by kind of model.
 
     Seeds are averaged, and the points of a kind joined by straight lines in order of their error;
-    kinds that don't reach this error on both sides are left out. Rows are all of one n.
+    kinds that don't have errors on both sides of this one are left out. All rows have the same n.
     """
     found = {}
     for kind in dict.fromkeys(row["kind"] for row in rows):
@@ -289,7 +289,7 @@ def equal_error(
 
 
 def plot(path: Path, rows: list[dict], key: str = "to_test") -> list[Path]:
-    """Figure 2 over n, and for each n over the strength; as far as there are two points to join."""
+    """Figure 2 over n, and for each n over the strength, if there are two points to join."""
     config, numbers = rows[0]["config"], rows[0]["numbers"]
     networks = numbers["generation"]
     seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
@@ -339,9 +339,9 @@ def judgement(row: dict) -> str:
 def report(
     path: Path, rows: list[dict], equal: list[float] | None = None, key: str = "to_test"
 ) -> None:
-    """Print the table and what stands at equal error (quartiles if not given), draw the figures.
+    """Print the table and the distances at equal errors (quartiles if not given), draw the figures.
 
-    The key says which distance counts: "to_test", or "to_reconstructions", the paper's self-FD.
+    The key chooses the distance: "to_test", or "to_reconstructions", the paper's self-FD.
     """
     if key != "to_test":
         path = path.with_stem(f"{path.stem}_self")
@@ -362,7 +362,7 @@ def report(
 
 
 def _report(path, which, rows, equal, key):
-    """The same of rows that were judged alike."""
+    """`report` for rows that were judged alike."""
     samplers = list(distances(rows[0]))
     distance = rows[0]["numbers"]["generation"][0]["distance"]
     against = "" if key == "to_test" else "reconstructions of "
@@ -447,7 +447,7 @@ def main() -> None:
         metavar="K",
         help="train up to K runs at once that differ in seed, strength and numbers of the method",
     )
-    parser.add_argument("--plot", nargs="+", type=Path, metavar="FILE", help="only draw these")
+    parser.add_argument("--plot", nargs="+", type=Path, metavar="FILE", help="only draw their runs")
     parser.add_argument(
         "--equal",
         type=float,

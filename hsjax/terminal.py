@@ -1,4 +1,4 @@
-"""What a user reads while a run goes: lines that fit the terminal and never cost a result."""
+"""What a user reads during a run, in lines that fit the terminal."""
 
 import contextlib
 import functools
@@ -19,12 +19,12 @@ from hsjax.errors import Interrupted, UserError
 def tell(text: str = "", *, end: str = "\n") -> None:
     """Print to standard output, at once.
 
-    Letters that it can't show become question marks. Where it is closed or None, nothing is shown.
+    Letters that it can't show become question marks. If it is closed or None, nothing is shown.
 
     Raises:
-      OSError: it is a file on a full disk, or a program that has ended.
+      OSError: standard output is a file on a full disk, or a pipe to a program that has ended.
     """
-    # Without a method of a file; in a signal handler that interrupts a print; closed.
+    # It lacks a file's methods; a signal handler interrupts a print; it is closed.
     with contextlib.suppress(AttributeError, RuntimeError, ValueError):
         try:
             print(text, end=end, flush=True)
@@ -61,8 +61,8 @@ def table(rows: list[list[str]], *, heads: int = 1, gap: str = "  ") -> str:
     """Cells as aligned lines; columns that the terminal has no room for follow below.
 
     Args:
-      rows: of cells, each as many.
-      heads: how many columns stand before each part of a folded table.
+      rows: of cells, all of the same length.
+      heads: how many of the first columns are repeated in each part of a folded table.
       gap: between columns.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -119,7 +119,7 @@ class Progress:
             f"{rate * self.batch_size:.0f} images/s",
             f"{hours}:{left % 60:02d} left",
         ]
-        # A terminal that is full goes to the next line, which nothing would write anew.
+        # A full line would continue in the next one, which could not be rewritten.
         room = columns() - 1
         while len(line := "  ".join(fields)) > room and len(fields) > 2:
             del fields[-2]
@@ -131,7 +131,7 @@ class Progress:
             self._kept = now
 
     def close(self) -> None:
-        """Leave the line that is being rewritten."""
+        """End the line that is being rewritten."""
         if self._in_place and self._shown > self._kept:
             tell()
 
@@ -160,7 +160,7 @@ class Phases:
         self._line = None
 
     def __call__(self, text: str) -> None:
-        """A phase begins, and the one before it is over."""
+        """Begin a phase, and end the one before it."""
         self.close()
         self._line = f"  {text} ..."[: columns() - 10]
         self._start, self._over = time.monotonic(), threading.Event()
@@ -175,7 +175,7 @@ class Phases:
                 tell(f"\r{self._line} {time.monotonic() - self._start:.0f} s", end="")
 
     def close(self, failed: bool = False) -> None:
-        """The last phase is over; if it failed, the error has its own line."""
+        """End the last phase; if it failed, the error has its own line."""
         if self._line is None:
             return
         line, self._line = self._line, None
@@ -194,7 +194,7 @@ class Phases:
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Make a mistake, or Ctrl-C, in a program's main one line and an exit status."""
+    """Turn a user's mistake, or Ctrl-C, in a program's main into one line and an exit status."""
 
     @functools.wraps(main)
     def run():
@@ -205,8 +205,8 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
         except Interrupted as stop:
             tell(str(stop))
             sys.exit(128 + stop.signal)
-        except BrokenPipeError:  # who reads the output has seen enough
-            sys.stdout = open(os.devnull, "w")  # or leaving would try it again
+        except BrokenPipeError:  # the reader of the output has closed it
+            sys.stdout = open(os.devnull, "w")  # or the exit would try to write again
             sys.exit(1)
         except KeyboardInterrupt:
             try:

@@ -35,7 +35,7 @@ class Curve(NamedTuple):
 
 
 def average_seeds(rows: list[dict], sampler: str, join: str) -> dict[str, Curve]:
-    """{label: Curve} of the rows with this sampler, those of other seeds averaged.
+    """{label: Curve} of the rows with this sampler, averaged over seeds.
 
     Rows whose MSE or distance isn't finite are left out.
     """
@@ -71,8 +71,8 @@ def tradeoff(
         float}}; seeds are averaged, their standard deviation (std) becomes error bars.
       footer: a line below the panels.
       distance_name: what the distances are, the label of the y axis.
-      join: what a curve runs along, and the number written at its points, "n" (at its ends) or
-        "strength" (at each), a further entry of the rows.
+      join: the entry of the rows that a curve runs along, "n" or "strength". It is written at the
+        curve's ends ("n") or at each point ("strength").
       useful: the region of errors below this is shaded.
     """
     samplers = list(dict.fromkeys(name for row in rows for name in row["distances"])) or ["no runs"]

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
     step: Array  # int32, steps done
     key: Array  # uint32 [2], never changes: random numbers come from it and the step or epoch
     params: dict  # "encoder", "decoder" and, where a method learns more, "method"
-    batch_stats: dict  # the same of what no gradient changes
+    batch_stats: dict  # the same for what no gradient changes
     optimizer: optax.OptState
     beta_scale: Array  # of loss.relative_beta: MSE / regulariser of the first epoch; else 1
     history: dict[str, Array]  # [steps per epoch] each: the terms of the present epoch's steps
@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
     @property
     def averaged(self) -> "TrainState":
-        """The state that is judged: with the averages in the place of what they are of, if any."""
+        """The state that is judged: moving averages, if any, replace what they average."""
         return self._replace(**self.ema) if self.ema else self
 
     @property
@@ -60,7 +60,7 @@ Examples = tuple[Array | np.ndarray, Array | np.ndarray | None]
 class Setup(NamedTuple):
     """What is fixed during a run: the functions of a config on images of one shape.
 
-    Hashable, and the same for all runs whose `static` configs are, so that they share programs.
+    Hashable, and equal for all runs with equal `static` configs, so that they share programs.
     """
 
     config: FrozenConfigDict  # the static fields
@@ -85,7 +85,7 @@ class Model:
     def __init__(self, setup: Setup, objective: Objective, params: dict, batch_stats: dict):
         trees = [{k: v for k, v in tree.items() if k != "method"} for tree in (params, batch_stats)]
         self.networks: VAE = nnx.merge(setup.graph, *trees)
-        # What is not training sees the statistics from before, which have no derivative.
+        # Calls without `train` see the statistics from before, which have no derivative.
         self._at_rest: VAE = nnx.merge(setup.graph, *trees)
         self._statistics = batch_stats.get("method", {})
         self.variables = params.get("method", {}) | self._statistics
@@ -98,11 +98,11 @@ class Model:
         return self.posterior(networks.encode(images, train=train))
 
     def posterior(self, outputs: Array) -> Any:
-        """What the encoder's outputs [batch, head] say."""
+        """The posterior given by the encoder's outputs [batch, head]."""
         return self._setup.method.posterior(outputs, hyper=self._hyper, variables=self.variables)
 
     def decode(self, z: Array, *, train: bool = False, scale: float = 1.0) -> Array:
-        """[batch, n] -> images of scale z, which a model that projects puts on the sphere first."""
+        """z [batch, n] -> images of scale · z; a model that projects puts z on the sphere first."""
         networks = self.networks if train else self._at_rest
         images = networks.decode(z, train=train, scale=scale)
         return batches.crop(images, *self._setup.shape[:2])
@@ -114,13 +114,13 @@ class Model:
     def regularise(self, posterior: Any, z: Array, **batch) -> dict[str, Array]:
         """The terms of the method's regulariser for a batch: scalars by name.
 
-        `batch` is what the regulariser may ask for besides: see `Method`.
+        `batch` is the rest of the regulariser's context: see `Method`.
         """
         context = self._of_batch(batch)
         return self._setup.method.regulariser(self._hyper, posterior, z, **context)
 
     def statistics(self, posterior: Any, z: Array, **batch) -> dict:
-        """What no gradient changes, after a batch: BatchNorm's and, if it has any, the method's."""
+        """The statistics after a batch: BatchNorm's and, if it has any, the method's."""
         found = nnx.to_pure_dict(nnx.state(self.networks, nnx.BatchStat))
         if self._statistics:
             context = self._of_batch(batch)
@@ -161,11 +161,11 @@ def create(
       config: see configs/default.py.
       shape: (height, width, channels) of the images.
       count: number of training images.
-      images: some of them, uint8, for methods that begin with images; a black one if None.
+      images: some of these, uint8, for methods that start from images; a black one if None.
       networks: builds the encoder and the decoder; the ResNets of `hsjax.models` if None.
 
     Raises:
-      UserError: a batch larger than the data, more steps than are counted, or networks whose
+      UserError: a batch larger than the data, more steps than int32 can count, or networks whose
         outputs have other shapes than `hsjax.models.Networks` says.
     """
     setup = build(static(config), METHODS[config.method.name], shape, count, networks)
@@ -213,7 +213,7 @@ def build(
         return nnx.split(vae, nnx.Param, nnx.BatchStat)
 
     def names(objective, params, batch_stats):
-        """Those of the regulariser's terms, found without computing any."""
+        """Names of the regulariser's terms, found without computing any."""
 
         def terms():
             model, key = Model(setup, objective, params, batch_stats), random_key(0)
@@ -280,14 +280,14 @@ def _constant(train: Any, steps: int, warm: int) -> optax.Schedule:
 
 
 def _cosine(train: Any, steps: int, warm: int) -> optax.Schedule:
-    """From where the warm-up ends to 0 after the last step."""
+    """A cosine from the end of the warm-up to 0 after the last step."""
     last = train.epochs * steps
     cosine = optax.cosine_decay_schedule(train.learning_rate, max(1, last - warm))
     return lambda step: cosine(step - warm)
 
 
 def _step(train: Any, steps: int, warm: int) -> optax.Schedule:
-    """Multiplied by the factor after each of the epochs that are named."""
+    """A constant, multiplied by decay_factor after each of decay_epochs."""
     decays = {e * steps: train.decay_factor for e in train.decay_epochs if e < train.epochs}
     return optax.piecewise_constant_schedule(train.learning_rate, decays)
 
@@ -300,7 +300,7 @@ SCHEDULES: dict[str, Callable[[Any, int, int], optax.Schedule]] = {
 
 
 def schedule(train: Any, steps: int) -> optax.Schedule:
-    """The learning rate of a step. A warm-up leads from 0 to it in a straight line.
+    """The learning rate of a step, after a warm-up that grows linearly from 0.
 
     Args:
       train: the fields under `train`.
@@ -314,12 +314,12 @@ def schedule(train: Any, steps: int) -> optax.Schedule:
 
 
 def _are_kernels(params: dict) -> dict:
-    """Which of the parameters decay."""
+    """Which of the parameters weight decay applies to."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def _averages(decay: float, state: TrainState, params: dict, batch_stats: dict) -> dict | None:
-    """Of parameters and statistics after a step; early ones count less, as in TensorFlow.
+    """Averages of parameters and statistics after a step; as in TensorFlow, early ones count less.
 
     What a method keeps among the statistics is not averaged.
     """
@@ -359,7 +359,7 @@ def build_objective(config: ConfigDict) -> Objective:
     """The numbers of a config's loss.
 
     Raises:
-      ValueError: a field of the method that it refuses.
+      ValueError: the method refuses one of its fields.
     """
     fields = config.method.to_dict()
     method = METHODS[fields.pop("name")]
@@ -432,7 +432,7 @@ def train_step(
 
 
 def steps_done(state: TrainState) -> int:
-    """By a run, or by several that are trained together."""
+    """Steps done by a run, or by the furthest of several that are trained together."""
     return int(np.asarray(state.step).max())
 
 
@@ -501,7 +501,7 @@ def compile_programs(setup: Setup, count: int, mesh: Mesh | None = None) -> Prog
 
 
 def _together(mesh: Mesh, function, axes, out=0, **settings) -> Callable:
-    """The jitted function of several runs: the arguments' axes of runs as in `jax.vmap`."""
+    """The jitted function of several runs; `axes` and `out` are their axes, as in `jax.vmap`."""
     specs = [
         PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "run")
         for axis in (*axes, out)
@@ -538,7 +538,7 @@ def train_epoch(
     scan: bool,
     after_step: Callable[[TrainState], bool] = lambda state: True,
 ) -> TrainState:
-    """The rest of the present epoch, from wherever its state stands; the state is donated.
+    """Train the rest of the present epoch, from where the state is; the state is donated.
 
     Args:
       programs: of this run.

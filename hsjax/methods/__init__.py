@@ -1,7 +1,7 @@
-"""Latent-space methods: a file each, and a line in the table `METHODS`.
+"""Latent-space methods: one per file, and a line in the table `METHODS`.
 
-A method says what the encoder says of an image, how a latent is drawn, what pulls on it and where
-new latents come from: see `Method`. Training, evaluation, sweeps and configs know none by name.
+A method defines the posterior of an image, how a latent is drawn from it, the regulariser and where
+new latents come from: see `Method`. Training and evaluation refer to no method by name.
 docs/extending.md shows how to add your own.
 
 Example:

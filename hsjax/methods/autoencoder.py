@@ -1,8 +1,8 @@
 """The plain autoencoder: no regulariser. With a mixture fitted to its latents it is hard to beat.
 
 "From variational to deterministic autoencoders" (Ghosh et al., 2020,
-https://arxiv.org/abs/1903.12436), AE in its table 1. Its `own` samples are N(0, I), which nothing
-pulls its latents to: choose a fitted sampler, such as gmm.
+https://arxiv.org/abs/1903.12436), AE in its table 1. Its `own` samples come from N(0, I), but
+nothing pulls its latents towards that: choose a fitted sampler, such as gmm.
 """
 
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from hsjax.methods.base import Method, outputs_of_point
 
 
 def hyper(n: int) -> tuple[()]:
-    """Nothing."""
+    """The method has no numbers."""
     return ()
 
 
 def regulariser(numbers: tuple[()], posterior: posteriors.Point, z, **_) -> dict:
-    """0."""
+    """No regulariser: 0."""
     return {"regulariser": jnp.zeros((), jnp.float32)}
 
 

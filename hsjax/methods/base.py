@@ -1,4 +1,4 @@
-"""What a latent-space method is, and what most of them have in common."""
+"""The interface of latent-space methods, and what most of them share."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -41,25 +41,26 @@ def point_on_sphere(outputs: Array, **_) -> posteriors.Point:
 
 
 class Method(NamedTuple):
-    """A latent space: what the encoder says, what pulls on it, where new latents come from.
+    """A latent-space method: its posterior, its regulariser, and where new latents come from.
 
-    All but `project` are module-level pure functions: a method is a static argument of jit.
-    Its numbers, `hyper`, travel beside it as a pytree: runs that differ in numbers share a program.
+    All fields except `project` are module-level pure functions, so a method can be a static
+    argument of jit. Its numbers, `hyper`, are passed separately as a pytree, so runs that differ
+    only in numbers share a program.
 
     Some functions get a context by keyword. They name what they use of it and end with `**_`:
 
-    * `variables`: what `variables` and `statistics` made, as training has changed it, by name;
+    * `variables`: the present values of what `variables` and `statistics` made, by name;
     * `encode(images, train=False)` -> posterior of images in [0, 1], and `decode(z, train=False)`
       -> images; BatchNorm takes its running statistics unless `train`;
-    * of `regulariser` and `update`: `images` [batch, height, width, channels] in [0, 1]; their
-      `reconstructions` from z; `labels` int32 [batch], None for a set without; `params`, those of
-      the networks: a tree of arrays with "encoder" and "decoder"; `sample_key`, which z was sampled
-      with, and `key`, another random key; while it trains, `epoch`, counted from 1;
-    * of `prior` alone: `steps`, the config's sample.steps.
+    * for `regulariser` and `update`: `images` [batch, height, width, channels] in [0, 1]; their
+      `reconstructions` from z; `labels` int32 [batch], None for a set without; `params`, the
+      networks' parameters: a tree of arrays with "encoder" and "decoder"; `sample_key`, which z was
+      sampled with, and `key`, another random key; and, in training, `epoch`, counted from 1;
+    * for `prior` only: `steps`, the config's sample.steps.
     """
 
     head: Callable[[int], int]
-    """``n`` -> how many numbers the encoder gives an image."""
+    """``n`` -> number of encoder outputs for an image."""
 
     hyper: Callable[..., Any]
     """``(n, **config.method)`` -> pytree. Its signature is the schema of the config: keyword
@@ -84,7 +85,7 @@ class Method(NamedTuple):
     """
 
     statistics: Callable[..., dict] = no_variables
-    """The same of what no gradient changes: it travels with the statistics of BatchNorm."""
+    """The same for what no gradient changes: it is kept with BatchNorm's statistics."""
 
     update: Callable[..., dict] = no_variables
     """``(hyper, posterior, z, **context)`` -> the statistics after a training step, if there are
@@ -92,8 +93,8 @@ class Method(NamedTuple):
     """
 
     notes: Callable[[Any, dict[str, float]], list[str]] = no_notes
-    """``(hyper, terms)`` -> lines for the report on a trained run, from its regulariser's terms:
-    such as that a part of the method has died.
+    """``(hyper, terms)`` -> lines for the report on a trained run, based on its regulariser's
+    terms: for example that a part of the method is no longer used.
     """
 
     check: Callable[..., list[str]] = no_check
@@ -106,7 +107,7 @@ class Method(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """From where to where a number of a config may go."""
+    """The smallest and the largest value of a number in a config."""
 
     least: float
     most: float = 1e30

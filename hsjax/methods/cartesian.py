@@ -1,11 +1,11 @@
-"""The KLD's pull in batch statistics of Cartesian coordinates (the paper), equation (3)."""
+"""The KL-like objective in batch statistics of Cartesian coordinates, the paper's equation (3)."""
 
 from hsjax import losses, posteriors
 from hsjax.methods.base import Method, outputs_of_gaussian
 
 
 def hyper(n: int) -> tuple[()]:
-    """Nothing: the targets are those of the prior N(0, I)."""
+    """The method has no numbers: the targets are those of the prior N(0, I)."""
     return ()
 
 

@@ -42,14 +42,14 @@ def hyper(n: int, *, components: Components = 100) -> Hyper:
 class Mixture(NamedTuple):
     """Gaussians with diagonal covariances, by weight."""
 
-    log_weights: Array  # [components], of a sum of 1
+    log_weights: Array  # [components]; the weights sum to 1
     means: Array  # [components, n]
     log_variances: Array  # [components, n]
 
     def log_joint(self, z: Array) -> Array:
         """log w_k + log N(z; μ_k, diag σ_k²), for z [count, n]: [count, components].
 
-        By differences: products of matrices would lose 5e-3 nats in float32.
+        Computed from differences: matrix products would lose 5e-3 nats in float32.
         """
         return self.log_weights + jax.vmap(log_normal, (None, 0, 0), 1)(
             z, self.means, self.log_variances
@@ -69,9 +69,9 @@ def log_normal(z: Array, mean: Array, log_variance: Array) -> Array:
 
 
 def bounded(log_variance: Array) -> Array:
-    """The number between -6 and 2, where σ is 0.05 to 2.7, smoothly: no gradient is lost.
+    """The log variance, bounded smoothly to between -6 and 2 (σ from 0.05 to 2.7).
 
-    Tomczak and Welling's code cuts it off at the same bounds.
+    So no gradient is lost. Tomczak and Welling's code clips it at the same bounds.
     """
     return 4.0 * jnp.tanh(0.25 * (log_variance + 2.0)) - 2.0
 
@@ -85,9 +85,10 @@ def posterior(outputs: Array, **_) -> posteriors.Gaussian:
 def kld(prior: Mixture, posterior: posteriors.Gaussian, z: Array) -> dict:
     """log q(z|x) - log p(z), mean over the batch: the KLD by one sample of each posterior, in nats.
 
-    And what says whether the components are used: `effective_components`, exp of the mutual
-    information of component and latent, 1 if one has all or all are alike; `responsibility`, the
-    mean of a latent's largest, 1 if each latent belongs to one component alone.
+    Two more terms show whether the components are used: `effective_components`, exp of the mutual
+    information of component and latent, is 1 if one component has all latents or all components are
+    alike; `responsibility`, the mean of each latent's largest, is 1 if each latent belongs to one
+    component alone.
     """
     joint = prior.log_joint(z)
     found = logsumexp(joint, axis=1)
@@ -114,7 +115,7 @@ def notes(hyper, terms: dict[str, float]) -> list[str]:
 
 
 def variables(key: Array, n: int, hyper: Hyper, images) -> dict:
-    """Equal weights, small means, variances near 1: farther means would be n nats apart."""
+    """Equal weights, small means and variances near 1: larger means would differ by n nats."""
     shape = hyper.components, n
     return {
         "logits": jnp.zeros(hyper.components, jnp.float32),
@@ -124,7 +125,7 @@ def variables(key: Array, n: int, hyper: Hyper, images) -> dict:
 
 
 def mixture_of(variables: dict) -> Mixture:
-    """The prior, as training has changed it."""
+    """The prior that these variables define."""
     log_weights = jax.nn.log_softmax(variables["logits"])
     return Mixture(log_weights, variables["means"], bounded(variables["log_variances"]))
 

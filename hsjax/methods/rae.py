@@ -1,6 +1,6 @@
 """RAE-L2, the regularised autoencoder (Ghosh et al., 2020, https://arxiv.org/abs/1903.12436).
 
-Its loss is the error + β (½ ‖z‖² + decoder_weight ‖kernels of the decoder‖²), section 3 there. New
+Its loss is the error + β (½ ‖z‖² + decoder_weight ‖kernels of the decoder‖²) (its section 3). New
 latents come from a mixture fitted to the embeddings, the sampler gmm; `own` is N(0, I).
 """
 
@@ -27,9 +27,9 @@ def hyper(n: int, *, decoder_weight: NonNegative = 0.008) -> Hyper:
 
     Args:
       n: latent dimension.
-      decoder_weight: of the decoder's kernels, relative to β. The constants of the authors' code,
-        for sums over an image's values: β 0.0128 and 0.008 for MNIST at n = 16, β 0.048 and 0.064
-        for CIFAR10 at n = 128.
+      decoder_weight: weight of the decoder's kernels, relative to β. The authors' constants, for an
+        error summed over an image's values, are β 0.0128 and weight 0.008 for MNIST at n = 16, and
+        β 0.048 and weight 0.064 for CIFAR10 at n = 128.
     """
     return Hyper(decoder_weight)
 

@@ -1,7 +1,7 @@
 """The spherical autoencoder (Zhao et al., 2019, https://arxiv.org/abs/1912.10233).
 
-No regulariser: codes are centred over their coordinates and normalised, there to length 1, here to
-√n. `own` treats N(0, I) likewise.
+It has no regulariser: each code is centred (less the mean of its coordinates) and normalised, here
+to √n, in the paper to 1. `own` does the same to samples of N(0, I).
 """
 
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
 """The Sphere Encoder (Yue et al., 2026, https://arxiv.org/abs/2602.15030).
 
-An autoencoder that fills the sphere: what it decodes is turned away from its code by up to an
-angle, and `own` decodes uniform points, in one step or several. The perceptual loss of the paper,
-which both image terms have there, needs pretrained weights and is left out: expect blurrier images.
+An autoencoder whose codes fill the sphere: training decodes points turned away from the code by up
+to an angle, and `own` decodes uniform points, in one step or several. The paper's perceptual loss,
+a part of both image terms, needs pretrained weights and is left out: expect blurrier images.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ def hyper(
 
     Args:
       n: latent dimension.
-      angle: α in degrees; the noise has a standard deviation of up to tan α. The authors' is 80 for
-        CIFAR10, 85 else.
-      small_share: the noise of what is reconstructed is up to this share of the other's.
-      pixel_gain: of the pixel consistency, relative to the error.
-      latent_gain: of the latent consistency, relative to the mean error of a value.
-      decay: whether `own` multiplies its noise before decoding t of T by 1 - t/T.
+      angle: α in degrees; the noise has a standard deviation of up to tan α. The authors use 80
+        for CIFAR10 and 85 otherwise.
+      small_share: the small noise, which reconstructions get, is up to this share of the large one.
+      pixel_gain: weight of the pixel consistency, relative to the error.
+      latent_gain: weight of the latent consistency, relative to the mean error per value.
+      decay: whether `own` multiplies its noise before decoding t of T (t from 0) by 1 - t/T.
     """
     return Hyper(angle, small_share, pixel_gain, latent_gain, decay)
 
@@ -59,9 +59,9 @@ class Noisy(NamedTuple):
     share: Array  # [batch], the largest share of it in a sample
 
     def both(self, key: Array) -> tuple[Array, Array]:
-        """w and V, [batch, n] each: the point with small and with large noise of one direction.
+        """w and V, [batch, n] each: the point with small and with large noise in one direction.
 
-        The size of the large one is uniform and stratified over the batch: a batch has all sizes.
+        The large noise has a uniform size, stratified over the batch so that it has all sizes.
         """
         noise_key, order_key, size_key, share_key = jax.random.split(key, 4)
         batch = len(self.mean)
@@ -90,9 +90,9 @@ def regulariser(
 ) -> dict:
     """Pixel and latent consistency, in units of the error.
 
-    What V decodes to shall be what w decodes to, and its code that of the image: 1 - cosine, times
-    the values of an image since the error is their sum. Both go through networks with running
-    statistics, as new latents do.
+    Pixels: V should decode to what w decodes to. Latents: the code of V's image should be that of
+    the original image. This is 1 - cosine, times the number of values in an image, over which the
+    error is summed. V is decoded and encoded with running statistics, as new latents are.
     """
     images = decode(posterior.both(sample_key)[1])
     pixels = losses.squared_error(lax.stop_gradient(reconstructions), images)
@@ -107,9 +107,10 @@ def regulariser(
 def prior(
     key: Array, count: int, n: int, *, hyper: Hyper, encode, decode, steps: int = 1, **_
 ) -> Array:
-    """Latents [count, n] of images that have been decoded `steps` times, the last time by you.
+    """Latents [count, n] for the last of `steps` decodings, which is left to the caller.
 
-    The first is uniform on the sphere; each further one is the code of the image, with noise.
+    The first is uniform on the sphere; each further one is the code of the decoded image, with
+    noise.
     """
     z = uniform(key, count, n)
     for t in range(1, steps):

@@ -20,7 +20,7 @@ from hsjax.methods.base import Bounds, Method, NonNegative, Positive, outputs_of
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ByClass:
-    """The numbers of a class, and how many classes there are."""
+    """The spec of each class, the number of classes, and the stride between their axes."""
 
     spec: losses.Spec
     classes: int = dataclasses.field(metadata={"static": True})
@@ -48,29 +48,30 @@ def hyper(
 
     Args:
       n: latent dimension, >= 2.
-      spec: "paper", the text of (4)(5); "published", the authors' code.
+      spec: "paper", equations (4) and (5); "published", the objective of the authors' code.
       compression: target of the mean cosines of μ: "full" 1, "half" the diagonal's, "none" 0 (7).
-      mean_target: of the paper spec, one target for all cosines instead of compression.
-      spread_target: of the paper spec, for the cosines of μ; None: the prior's 1/√(n-k+1).
-      compressed_angles: how many angles of μ, from the first on, these targets are for; the rest
-        keep the prior's, 0 and 1/√(n-k+1). 0: all n - 1.
-      angle_gain: of the paper spec, overall gain of the angle terms (4).
-      radius_gain: of the paper spec, overall gain of the radius terms (5).
-      eps: of the paper spec, added to squared tails (published code).
-      variance_eps: of the paper spec, added to batch variances (published code).
-      std_radius: of the published spec, factor on the target of σ's radius; a later version of
-        the code has 0.001.
-      std_angle_gain: of the published spec, gain of σ's angles: the authors' are 50,000 for MNIST,
+      mean_target: paper spec only: one target for all mean cosines of μ, in place of compression.
+      spread_target: paper spec only: target spread of the cosines of μ; None: the prior's,
+        1/√(n-k+1).
+      compressed_angles: number of leading angles of μ that get these targets; the others keep the
+        prior's, 0 and 1/√(n-k+1). 0: all n - 1.
+      angle_gain: paper spec only: overall gain of the angle terms (4).
+      radius_gain: paper spec only: overall gain of the radius terms (5).
+      eps: paper spec only: added to squared tails (published code).
+      variance_eps: paper spec only: added to batch variances (published code).
+      std_radius: published spec only: factor on the target of σ's radius; a later version of the
+        code has 0.001.
+      std_angle_gain: published spec only: gain of σ's angles; the authors' are 50,000 for MNIST,
         225,000 for Fashion-MNIST, 500,000 for CIFAR10, SVHN and CelebA. None: not chosen yet.
 
-      classes: of labels that get an axis each; 0: the labels don't matter. With the published spec
-        the first mean cosine then weighs 100 times and the last one nothing, and after
-        epoch 100 they grow: see `grown`.
-      class_stride: how many coordinates the axes of two classes are apart (published code: 10).
+      classes: number of classes, each of which gets its own axis; 0: labels are ignored. With the
+        published spec, the first mean cosine then weighs 100 times as much and the last one
+        nothing, and from epoch 102 on the weights grow: see `grown`.
+      class_stride: offset in coordinates between the axes of two classes (published code: 10).
 
     Raises:
       ValueError: as `losses.paper_spec`; spec "published" without std_angle_gain; a stride that
-        gives two classes one axis.
+        gives two classes the same axis.
     """
     if spec == "published":
         if std_angle_gain is None:
@@ -128,7 +129,7 @@ def regulariser(
 ) -> dict:
     """The weighted sum of (4) and (5), and the four terms before their overall gains.
 
-    By class, also how many classes had fewer than two images in the batch.
+    With classes, also how many of them had fewer than two images in the batch.
     """
     if isinstance(numbers, losses.Spec):
         terms = losses.spherical_kl(posterior.mean, posterior.std, numbers)
@@ -149,7 +150,7 @@ def regulariser(
 
 
 def check(numbers: losses.Spec | ByClass, labels: np.ndarray | None, batch_size: int) -> list[str]:
-    """Whether batches hold enough of each class."""
+    """Check that batches hold enough images of each class."""
     if isinstance(numbers, losses.Spec):
         return []
     classes = numbers.classes

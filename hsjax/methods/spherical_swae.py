@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2206.08780, section 5.3: encoder outputs are projected to a sphere, and the
 regulariser is the spherical sliced-Wasserstein distance of the batch from the uniform distribution
-or from a von Mises-Fisher distribution: an island as in the paper, without any angle.
+or from a von Mises-Fisher distribution: an island as in the paper, but without angle terms.
 """
 
 import dataclasses
@@ -44,10 +44,10 @@ def hyper(
 
     Args:
       n: latent dimension.
-      target: what the latents shall be on the sphere of radius √n: uniform, in closed form, or
-        samples of a von Mises-Fisher distribution around (1, ..., 1).
-      kappa: its concentration. The authors' 10 is for 3 dimensions; at n = 128 the cosine
-        to its direction is 0.5 on average for 85, 0.9 for 603.
+      target: distribution that the latents should have on the sphere of radius √n: uniform, in
+        closed form, or von Mises-Fisher around (1, ..., 1), by samples.
+      kappa: concentration of the von Mises-Fisher distribution. The authors' 10 is for 3
+        dimensions; at n = 128 the mean cosine to its direction is 0.5 for 85 and 0.9 for 603.
       slices: planes that a batch is projected to; the authors take 1000.
     """
     return Hyper(kappa, target, slices)
@@ -63,9 +63,10 @@ def prior(key: Array, count: int, n: int, *, hyper: Hyper, **_) -> Array:
 
 
 def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, key, **_) -> dict:
-    """The distance, of circles of length 1: at most 1/12 from the uniform distribution.
+    """The distance, on circles of length 1: at most 1/12 from the uniform distribution.
 
-    The authors' weight is 10 beside the mean error of a value: a β of 7840 for MNIST's sums.
+    The authors' weight is 10 relative to the mean error per value: β = 7840 for MNIST's summed
+    error.
     """
     slice_key, target_key = jax.random.split(key)
     count, n = z.shape

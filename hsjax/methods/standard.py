@@ -19,7 +19,7 @@ DECAY = 0.99  # of the running average of γ²
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hyper:
-    """Choices of the method; a VAE has no numbers but β."""
+    """Choices of the method; the only number of a VAE is β."""
 
     spec: str = dataclasses.field(metadata={"static": True})
     decoder_variance: str = dataclasses.field(metadata={"static": True})
@@ -39,7 +39,7 @@ def hyper(
         authors' code.
       decoder_variance: "learned" multiplies the KLD by 2γ². With β = 1 the loss is then 2γ² times
         the negative evidence bound of a decoder of variance γ². The best γ² is the mean squared
-        error of a value (Rybkin et al., 2021, https://arxiv.org/abs/2006.13202): it is kept as a
+        error per value (Rybkin et al., 2021, https://arxiv.org/abs/2006.13202): it is kept as a
         running average, since gradient descent takes some 10⁴ steps to get there.
     """
     return Hyper(spec, decoder_variance)
@@ -53,7 +53,7 @@ def statistics(key, n: int, hyper: Hyper, images) -> dict:
 
 
 def update(hyper: Hyper, posterior, z, *, variables, images, reconstructions, **_) -> dict:
-    """The average with the mean squared error of a value of this batch."""
+    """The running average, updated with this batch's mean squared error per value."""
     variance = jnp.mean((images - reconstructions) ** 2)
     new = {"decoder_variance": variance, "weight": jnp.float32(1.0)}
     return {name: DECAY * variables[name] + (1.0 - DECAY) * value for name, value in new.items()}
@@ -85,4 +85,4 @@ standard = Method(
 )
 
 standard_projected = standard._replace(project=True)
-"""The same with every latent on the sphere of radius √n before it is decoded (below (8))."""
+"""The same, with every latent projected to the sphere of radius √n before decoding (below (8))."""

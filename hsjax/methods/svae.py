@@ -1,9 +1,9 @@
 """S-VAE, the hyperspherical VAE (Davidson et al., 2018, https://arxiv.org/abs/1804.00891).
 
 The posterior is a von Mises-Fisher distribution around the encoder's direction, with one
-concentration κ an image, and the regulariser its KLD from the uniform distribution on the sphere.
-Latents lie on the sphere of radius √n, there on the unit sphere: the decoder begins with a
-BatchNorm, which undoes the factor.
+concentration κ per image. The regulariser is its KLD from the uniform distribution on the sphere.
+Latents lie on the sphere of radius √n, in the paper on the unit sphere; the decoder's first
+BatchNorm undoes the factor.
 """
 
 import dataclasses
@@ -43,12 +43,13 @@ def hyper(
 
     Args:
       n: latent dimension.
-      law: of the posterior; "power_spherical" is that of De Cao and Aziz, 2020
-        (https://arxiv.org/abs/2006.04437), which needs no rejection.
+      law: distribution of the posterior; "power_spherical" (De Cao and Aziz, 2020,
+        https://arxiv.org/abs/2006.04437) needs no rejection.
       least_kappa: κ = least_kappa + kappa_scale n softplus(the encoder's last output). The
         authors' 1 keeps the posterior from collapsing.
-      kappa_scale: the authors' is 1/n. With it an untrained encoder has κ = 1.7, at n = 128 a mean
-        cosine of 0.01 to the direction; with 1 it has κ = 0.7 n, a mean cosine of 0.5.
+      kappa_scale: see least_kappa; the authors use 1/n. An untrained encoder then has κ = 1.7, at
+        n = 128 a mean cosine of 0.01 to the direction; with 1 it has κ = 0.7 n, a mean cosine of
+        0.5.
     """
     return Hyper(least_kappa, kappa_scale, law)
 
@@ -70,7 +71,7 @@ def posterior(
 
 
 def regulariser(numbers: Hyper, posterior, z, **_) -> dict:
-    """The KLD from the uniform distribution (section 3.2 there), in nats, and q's width."""
+    """The KLD from the uniform distribution (the paper's section 3.2), in nats, and q's width."""
     return {
         "regulariser": jnp.mean(posterior.kl_to_uniform()),
         "kappa": jnp.mean(posterior.kappa),

@@ -32,8 +32,9 @@ def hyper(
 
     Args:
       n: latent dimension.
-      target: what the latents shall be: N(0, I), or uniform on the sphere of radius √n, to which
-        the encoder's outputs are then projected. The authors' are shapes in two dimensions.
+      target: distribution that the latents should have: N(0, I), or uniform on the sphere of radius
+        √n, to which the encoder's outputs are then projected. The authors' targets are
+        two-dimensional shapes.
       slices: lines that a batch is projected to.
     """
     return Hyper(target, slices)
@@ -54,8 +55,8 @@ def prior(key: Array, count: int, n: int, *, hyper, **_) -> Array:
 def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, key, **_) -> dict:
     """n times the sliced distance: about the squared distance that latents have to move.
 
-    The authors' weight is 10 beside the mean error of a value, for n times less: so for sums β is
-    10 values / n, which is 61 for MNIST at n = 128.
+    The authors' weight of the distance itself is 10, relative to the mean error per value. So with
+    a summed error β is 10 values / n, which is 61 for MNIST at n = 128.
     """
     slice_key, target_key = jax.random.split(key)
     count, n = z.shape

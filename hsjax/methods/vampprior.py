@@ -15,15 +15,15 @@ from hsjax.methods.mixture import Hyper, Mixture, kld, mixture
 
 
 def variables(key: Array, n: int, hyper: Hyper, images: Array) -> dict:
-    """Pseudo-inputs: training images, drawn without replacement as far as there are so many."""
+    """Pseudo-inputs: training images in random order, repeated only if there are too few."""
     order = jax.random.permutation(key, len(images))
     return {"pseudo_inputs": images[order[jnp.arange(hyper.components) % len(images)]]}
 
 
 def mixture_of(variables: dict, encode) -> Mixture:
-    """The prior: the posteriors of the pseudo-inputs, whose pixels are cut off at 0 and 1.
+    """The prior: the posteriors of the pseudo-inputs, whose pixels are clipped to [0, 1].
 
-    The gradient takes no notice of the cut, or a pixel once outside would stay there.
+    The gradient ignores the clipping, or a pixel once outside would stay there.
     """
     u = variables["pseudo_inputs"]
     found = encode(u + lax.stop_gradient(jnp.clip(u, 0.0, 1.0) - u))

@@ -2,9 +2,9 @@
 
 The n outputs are tokens of a few values each (16 × 8 at n = 128), and each token is replaced by the
 nearest code of a codebook. The codebook follows the tokens by a running average (their appendix
-A.1). Codes that are hardly used begin anew at tokens of the batch, as all do in the first step.
-`own` draws each token by its codes' frequencies; the sampler `codes` learns how tokens hang
-together.
+A.1). Rarely used codes are reset to tokens of the batch, as all codes are in the first step. `own`
+draws each token by its codes' frequencies; the sampler `codes` learns how tokens depend on each
+other.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.scipy.special import entr
 from hsjax.methods.base import Bounds, Method, outputs_of_point
 
 DECAY = 0.99  # of the running averages (their γ)
-LEAST = 0.05  # share of the mean use of a code, below which it begins anew
+LEAST = 0.05  # share of the mean use of a code, below which it is reset
 
 
 @jax.tree_util.register_dataclass
@@ -40,15 +40,15 @@ def hyper(
 
     Args:
       n: latent dimension.
-      codes: in the codebook, which all tokens share.
-      token_size: values of a token; if n is no multiple of it, the largest divisor of n below it.
+      codes: number of codes in the codebook, which all tokens share.
+      token_size: values per token; if it does not divide n, the largest divisor of n below it.
     """
     size = next(size for size in range(min(token_size, n), 0, -1) if n % size == 0)
     return Hyper(codes, size)
 
 
 class Quantised(NamedTuple):
-    """What an encoder says, and the codes nearest to it."""
+    """An encoder's outputs, and the codes nearest to them."""
 
     mean: Array  # [batch, n], the codes, whose derivative is that of the outputs
     outputs: Array  # [batch, n], of the encoder
@@ -60,7 +60,7 @@ class Quantised(NamedTuple):
 
 
 def statistics(key: Array, n: int, hyper: Hyper, images) -> dict:
-    """A codebook [codes, size] that nothing has used, its sums, and each token's use of codes."""
+    """An unused codebook [codes, size], its sums, and how often each token uses each code."""
     codebook = jax.random.normal(key, (hyper.codes, hyper.token_size), jnp.float32)
     uses = jnp.zeros((n // hyper.token_size, hyper.codes), jnp.float32)
     return {"codebook": codebook, "sums": jnp.zeros_like(codebook), "uses": uses}
@@ -79,9 +79,9 @@ def posterior(outputs: Array, *, variables: dict, **_) -> Quantised:
 def regulariser(numbers: Hyper, posterior: Quantised, z, *, variables, **_) -> dict:
     """The commitment: squared distance of the outputs from their codes, summed over n.
 
-    The authors' weight is 0.25 beside mean errors: for sums β is 0.25 values / n, which is 1.5 for
-    MNIST at n = 128. `perplexity` is exp of the entropy of the batch's codes, and `dead_codes` are
-    those that begin anew.
+    The authors' weight is 0.25 for mean errors: for sums β is 0.25 values / n, which is 1.5 for
+    MNIST at n = 128. `perplexity` is exp of the entropy of the batch's codes, and `dead_codes` is
+    the number of codes that are reset.
     """
     gap = posterior.outputs - lax.stop_gradient(z)
     share = jnp.mean(jax.nn.one_hot(posterior.codes, numbers.codes), axis=(0, 1))
@@ -99,13 +99,13 @@ def _dead(uses: Array) -> Array:
 
 
 def update(hyper: Hyper, posterior: Quantised, z, *, variables, key, **_) -> dict:
-    """The running averages with this batch, after dead codes began anew at tokens of it."""
+    """The running averages, updated with this batch; dead codes are reset to tokens of it."""
     tokens = posterior.outputs.reshape(-1, hyper.token_size)
     hits = jax.nn.one_hot(posterior.codes, hyper.codes)  # [batch, tokens, codes]
     sums = jnp.einsum("tk,td->kd", hits.reshape(-1, hyper.codes), tokens, precision="highest")
     uses = DECAY * variables["uses"] + (1.0 - DECAY) * jnp.sum(hits, axis=0)
     sums = DECAY * variables["sums"] + (1.0 - DECAY) * sums
-    # As many as are used on average, or the batch: a code that begins anew has time to be found.
+    # A code that is reset gets the average use in a batch, so that it has time to be found.
     dead, start = _dead(uses) | (jnp.sum(variables["uses"]) == 0), len(tokens) / hyper.codes
     chosen = tokens[jax.random.randint(key, (hyper.codes,), 0, len(tokens))]
     uses = jnp.where(dead, start / len(uses), uses)
@@ -114,7 +114,7 @@ def update(hyper: Hyper, posterior: Quantised, z, *, variables, key, **_) -> dic
 
 
 def prior(key: Array, count: int, n: int, *, variables, **_) -> Array:
-    """New latents [count, n]: each token's code by how often it is used there, independently."""
+    """New latents [count, n]: each token's code, independently, by how often it is used there."""
     log_uses = jnp.log(variables["uses"])
     codes = jax.random.categorical(key, log_uses, shape=(count, len(log_uses)))
     return variables["codebook"][codes].reshape(count, n)

@@ -37,19 +37,19 @@ def hyper(
 
     Args:
       n: latent dimension.
-      target: what the latents shall be: N(0, I), or uniform on the sphere of radius √n, to which
-        the encoder's outputs are then projected.
+      target: distribution that the latents should have: N(0, I), or uniform on the sphere of radius
+        √n, to which the encoder's outputs are then projected.
       kernel: "imq", the sum of the authors' seven inverse multiquadratics, or "rbf", a Gaussian.
-      scale: of the kernel's squared width, in units of 2n.
+      scale: factor on the kernel's squared width, in units of 2n.
     """
     return Hyper(scale, target, kernel)
 
 
 def regulariser(numbers: Hyper, posterior: posteriors.Point, z, *, key, **_) -> dict:
-    """MMD², algorithm 2 there.
+    """MMD², algorithm 2 of the paper.
 
-    The authors' weight is 10 (MNIST) and 100 (CelebA) beside 0.05 of the error, which they take of
-    CelebA's images in [-1, 1]: a β of 200 and 500.
+    The authors' weights are 10 (MNIST) and 100 (CelebA) relative to 0.05 of the error, which for
+    CelebA is that of images in [-1, 1]: β is 200 and 500.
     """
     target = prior(key, *z.shape, hyper=numbers)
     scales = tuple(numbers.scale * factor for factor in FACTORS[numbers.kernel])

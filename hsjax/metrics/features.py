@@ -1,4 +1,4 @@
-"""Feature networks: what images are compared by when a distance between distributions is taken."""
+"""Feature networks, in whose features distances between sets of images are measured."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ WIDTH = 128  # features of the classifier and of the random network
 
 
 class FeatureNetwork(NamedTuple):
-    """Images to features, and what a report has to say about it."""
+    """A function from images to features, and facts about it for reports."""
 
     name: str  # "classifier-<data set>", "random-conv" or "inception"
     extract: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> float32 [N, d]
@@ -35,7 +35,7 @@ class FeatureNetwork(NamedTuple):
 
     @property
     def distance(self) -> str:
-        """The name of a Fréchet distance of its features: FID is the Inception network's alone."""
+        """The name of a Fréchet distance of its features: only the Inception network's is FID."""
         return "FID" if self.name == "inception" else f"FD[{self.name}]"
 
 
@@ -46,20 +46,20 @@ def classifier(
     steps: int = 500,
     say: Callable[[str], None] = lambda text: None,
 ) -> FeatureNetwork:
-    """A small convolutional classifier of the data set; its last hidden layer are the features.
+    """A small convolutional classifier of the data set; its last hidden layer gives the features.
 
-    3×3 convolutions of 16, 32 and 64 channels with ReLU and 2×2 mean pooling between, as long as
-    a side has 4 pixels or more, then a hidden layer of 128. Trained on the train split (Adam, batch
+    3×3 convolutions of 16, 32 and 64 channels with ReLU and 2×2 mean pooling between, while both
+    sides have 4 pixels or more, then a hidden layer of 128. Trained on the train split (Adam, batch
     128, cosine decay from 3e-3) and kept in the user's cache under a hash of data, seed and steps.
 
     Args:
       dataset: with labels.
       seed: of its initial parameters and of the order of its batches.
       steps: of training.
-      say: told how far the training is.
+      say: called with texts about the progress.
 
     Raises:
-      UserError: its labels teach nothing, see `lacking`.
+      UserError: its labels can't train a classifier, see `lacking`.
     """
     if lacks := lacking(dataset):
         raise UserError(
@@ -105,7 +105,7 @@ def classifier(
 
 
 def lacking(dataset: Dataset) -> str:
-    """What a set lacks for anything to be learnt from its labels, "" if nothing."""
+    """What a set lacks for training a classifier on its labels, "" if nothing."""
     if dataset.train_labels is None or dataset.test_labels is None:
         return "no labels"
     classes, counts = np.unique(np.asarray(dataset.train_labels), return_counts=True)
@@ -119,9 +119,9 @@ def lacking(dataset: Dataset) -> str:
 
 
 def doubts(network: FeatureNetwork, dataset: Dataset) -> list[str]:
-    """A line to be shown if a network's test accuracy may be that of a guess.
+    """A line to be shown if a network's test accuracy may be no better than a guess.
 
-    That is one within two standard deviations of the share of the commonest class.
+    That is, at most two standard deviations above the share of the commonest class.
     """
     accuracy, count = network.about.get("test_accuracy"), len(dataset.test_images)
     if accuracy is None:
@@ -136,10 +136,10 @@ def doubts(network: FeatureNetwork, dataset: Dataset) -> list[str]:
 
 
 def random(shape: tuple[int, ...], *, seed: int = 0) -> FeatureNetwork:
-    """The layers of `classifier` with the weights it starts from, whatever the data are.
+    """The layers of `classifier` with its initial weights, whatever the data are.
 
-    Random features tell distributions apart, though not by what a person would look at. It judges
-    sets whose labels teach nothing; its distance is called FD[random-conv].
+    Random features distinguish distributions, though not by what a person would look at. They are
+    used for sets whose labels can't train a classifier; the distance is called FD[random-conv].
 
     Args:
       shape: (height, width, channels) of the images.
@@ -164,7 +164,7 @@ def inception(path: str) -> FeatureNetwork:
 
 
 def _data_hash(dataset: Dataset) -> str:
-    """Of the images and labels of both splits (the test split's accuracy is kept, too)."""
+    """Hash of the images and labels of both splits (the test split's accuracy is saved, too)."""
     digest = hashlib.sha256()
     for array in dataset[1:]:
         array = np.ascontiguousarray(array)

@@ -1,7 +1,7 @@
 """How far apart are two sets of features? The Fréchet distance between their Gaussians.
 
 Dowson and Landau (1982); Heusel et al. (2017) for images. It is named after the network that made
-the features, and only numbers of the same network and the same count compare: the bias falls as
+the features. Only numbers of the same network and the same count are comparable: the bias falls as
 1 / count.
 """
 
@@ -42,7 +42,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """‖m_a - m_b‖² + tr(S_a + S_b - 2 (S_a^½ S_b S_a^½)^½), in squared units of the features.
 
     Eigenvalues below the rounding error of the largest count as 0, so covariances of fewer samples
-    than features do as well.
+    than features also work.
 
     Args:
       a: moments of d features.
@@ -89,6 +89,6 @@ def finite_rows(features, name: str = "features") -> np.ndarray:
 
 
 def _clip(values: np.ndarray) -> np.ndarray:
-    """Eigenvalues, those that are rounding errors of 0 replaced by 0."""
+    """Eigenvalues, with those that are only rounding errors set to 0."""
     noise = values.max() * values.size * np.finfo(np.float64).eps
     return np.where(values > noise, values, 0.0)

@@ -17,16 +17,16 @@ ASKED = 1000  # samples that `memorisation` looks at
 
 
 class Sets(NamedTuple):
-    """Equally many uint8 images [count, H, W, C] of each kind: distances of other counts differ.
+    """Equally many uint8 images [count, H, W, C] of each kind, since distances depend on the count.
 
-    Of training images there may be any number.
+    `train` may hold any number.
     """
 
     test: np.ndarray
     reconstructions: np.ndarray  # of the test images
     train_reconstructions: np.ndarray  # of training images
     samples: dict[str, np.ndarray]  # by sampler
-    train: np.ndarray | None = None  # training images, for `memorisation`, which is left out else
+    train: np.ndarray | None = None  # training images, for `memorisation` (None: left out)
 
 
 class Features:
@@ -52,7 +52,7 @@ class Features:
 
 
 class Compared(NamedTuple):
-    """What metrics of samples get."""
+    """The argument of metrics of samples."""
 
     samples: Features
     test: Features
@@ -107,17 +107,17 @@ def judge(
 ) -> dict:
     """Compare every sampler's images with the test images and with their reconstructions.
 
-    A low distance to the reconstructions alone (the paper's self-FD) is no merit: a decoder that
-    always gives the same image has 0. So all these stand together:
+    A low distance to the reconstructions (the paper's self-FD) proves nothing by itself: a decoder
+    that always gives the same image has 0. So these numbers are reported together:
 
     * reconstructions_to_test: what decoding costs, without any sampling;
-    * train_reconstructions_to_reconstructions: of training to those of test images, a reference
-      for the self-FD; samples may well have less;
-    * test_nearest_is_training: of the test images, what `memorisation` is of samples;
+    * train_reconstructions_to_reconstructions: distance between reconstructions of training and of
+      test images, a reference for the self-FD; samples may well have less;
+    * test_nearest_is_training: what `memorisation` gives for the test images themselves;
     * for each sampler, what the functions in METRICS give.
 
     Args:
-      network: what the features are of.
+      network: computes the features.
       sets: the images.
       metrics: names in METRICS; others are left out.
       say: told what is being done.

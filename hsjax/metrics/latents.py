@@ -37,14 +37,14 @@ GEOMETRY = {
 
 @np.errstate(under="ignore")
 def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """All that `READING` explains, of latent means.
+    """The numbers and arrays that `READING` explains, of latent means.
 
-    Overlaps are of all pairs among 3000 latents, the same ones every time for the same count.
+    Overlaps are of all pairs among at most 3000 latents, a fixed choice for each count.
 
     Args:
       mean: μ, [count, n], n >= 2.
-      labels: integers [count], or None: overlap_within and overlap_between are then left out, as
-        is one of them without a pair.
+      labels: integers [count], or None: overlap_within and overlap_between are then left out. So is
+        either of them if it has no pair.
 
     Returns:
       Numbers by name, and arrays by name (cosine_mean [n - 1], cosine_spread [n - 1], overlap_edges
@@ -59,7 +59,7 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
     if labels is not None and np.shape(labels) != mean.shape[:1]:
         raise ValueError(f"{len(mean)} latents have labels of shape {np.shape(labels)}")
 
-    # In float64: what a compressed cosine differs by from 1 has few digits in float32, if any.
+    # In float64: float32 has few digits, if any, for how far a compressed cosine is from 1.
     squares = mean.astype(np.float64) ** 2
     tails = np.sqrt(np.cumsum(squares[:, ::-1], axis=1)[:, ::-1])
     radii, tails = tails[:, 0], tails[:, :-1]
@@ -85,10 +85,10 @@ def diagnostics(mean, labels=None) -> tuple[dict[str, float], dict[str, np.ndarr
 
 @np.errstate(under="ignore")
 def geometry(mean) -> dict[str, dict[str, float]]:
-    """What the paper says of a high-dimensional Gaussian (1.2 to 1.4), of latent means beside it.
+    """The paper's properties of a high-dimensional Gaussian (1.2 to 1.4), for latents and N(0, I).
 
     A Gaussian's norm is concentrated, two of its samples are almost orthogonal, and no direction is
-    preferred. Its numbers are exact, for infinitely many samples. Cosines are those of
+    preferred. The numbers of N(0, I) are exact, for infinitely many samples. Cosines are those of
     `diagnostics`. A cap of less than 1e-7 rad counts as one of 1e-7, the rounding of float32.
 
     Args:
@@ -109,7 +109,7 @@ def geometry(mean) -> dict[str, dict[str, float]]:
     radii = np.linalg.norm(mean, axis=1)
     cosines = np.abs(overlaps(mean[_chosen(len(mean))])[0])
     units = unit_rows(mean)
-    # By the chord, which has digits where the cosine is near 1.
+    # From the chord, which is accurate where the cosine is near 1.
     chords = np.linalg.norm(units - unit_rows(units.sum(axis=0, keepdims=True)), axis=1)
     angle = max(2.0 * np.arcsin(min(np.quantile(chords, 0.95) / 2.0, 1.0)), 1e-7)
 
@@ -133,8 +133,8 @@ def geometry(mean) -> dict[str, dict[str, float]]:
 def log_cap_share(angle: float, n: int) -> float:
     """Log of the share of the area of the sphere in R^n that lies within an angle of a point.
 
-    Half of I_x((n - 1) / 2, 1/2) with x = sin² angle (Li, 2011), or what that leaves of the sphere
-    beyond 90°. Where it would underflow, its logarithm is that of a power series.
+    The share is half of I_x((n - 1) / 2, 1/2) with x = sin² angle (Li, 2011), or beyond 90° one
+    minus that. Where it would underflow, a power series gives its logarithm.
 
     Args:
       angle: in rad, within (0, π].
@@ -174,8 +174,8 @@ def overlaps(means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def log_volume_excess(means) -> float:
     """Mean log volume element of the directions (A.3), less its mean over uniform directions.
 
-    Both at the same radius, which then cancels. Under a uniform direction sin² φ_k follows a Beta
-    law of (n - k) / 2 and 1/2, whose mean logarithm is a difference of two digammas.
+    Both are at the same radius, which cancels. For a uniform direction sin² φ_k is distributed as
+    Beta((n - k) / 2, 1/2), whose mean logarithm is a difference of two digammas.
 
     Args:
       means: [count, n], n >= 2.
@@ -211,7 +211,7 @@ def effective_rank(means) -> float:
 
 @np.errstate(under="ignore")
 def groups(means) -> np.ndarray:
-    """Latents on S², for a look: coordinates averaged in three groups, then normalised (4.3).
+    """Latents on S², for a picture: coordinates averaged in three groups, then normalised (4.3).
 
     The groups are consecutive and the last takes the remainder: 42, 42 and 44 of 128.
 
@@ -236,11 +236,11 @@ def groups(means) -> np.ndarray:
 def tsne(means, seed: int = 0) -> np.ndarray:
     """t-SNE in the plane, an illustration only: 50 principal components first, 500 iterations.
 
-    scikit-learn's Barnes-Hut version with a perplexity of 30, or a third of fewer than 90 points,
-    on one thread: the same picture on any number of cores.
+    scikit-learn's Barnes-Hut version with a perplexity of 30 (with fewer than 90 points, a third of
+    their number), on one thread: the same picture on any number of cores.
 
     Args:
-      means: [count, n], 2 <= count <= 10,000, which take half a minute.
+      means: [count, n], 2 <= count <= 10,000; 10,000 take half a minute.
       seed: of the embedding.
 
     Returns:

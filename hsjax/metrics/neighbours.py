@@ -37,8 +37,8 @@ def linear_probe_accuracy(bank, bank_labels, queries, query_labels) -> float:
 
     Latents are standardised by the bank's mean and deviation, and the regression (scikit-learn's,
     with its default ridge) stops after 100 iterations at the latest. Where the k-NN accuracy asks
-    for classes that are near, this one asks for classes that a plane divides. A bank of one class
-    answers with that class.
+    for classes that are near, this one asks for classes that a plane divides. If the bank has
+    one class, every prediction is that class.
 
     Args:
       bank: [count, n], usually the latent means of the train split.
@@ -47,7 +47,7 @@ def linear_probe_accuracy(bank, bank_labels, queries, query_labels) -> float:
       query_labels: integers [m].
 
     Returns:
-      A fraction in [0, 1], the same whenever the arguments are.
+      A fraction in [0, 1], always the same for the same arguments.
 
     Raises:
       ValueError: a NaN or an infinity.
@@ -68,7 +68,7 @@ def linear_probe_accuracy(bank, bank_labels, queries, query_labels) -> float:
         np.clip((x - mean) / deviation, -1e9, 1e9).astype(np.float32) for x in (bank, queries)
     )
     # Its products are too small to share: a second thread mostly waits, and a sum's last digits
-    # (with them, the accuracy's) would follow the number of cores.
+    # (with them, the accuracy's) would depend on the number of cores.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
         regression = LogisticRegression(max_iter=100).fit(bank, bank_labels)

@@ -1,21 +1,22 @@
-"""Which images are unlike the training data? Scores of single images, and how well they tell.
+"""Which images are unlike the training data? Scores of single images, and how well they detect it.
 
-Each score is the higher the less an image is like the training data. Of the means μ, as the encoder
-gives them, and before any projection, are `knn_distances` and `radius_deviations`. The first is the
-score of the authors' follow-up (https://arxiv.org/abs/2601.18823). The third score in `SCORES` is
-the squared error of a reconstruction.
+The less an image is like the training data, the higher is each score. `knn_distances` and
+`radius_deviations` use the encoder's means μ, before any projection. The first is the score of the
+authors' follow-up (https://arxiv.org/abs/2601.18823). The third score in `SCORES` is the squared
+error of the reconstruction.
 
 The false positive rate at a true positive rate of 95 % depends on what counts as positive, and both
 conventions are in use:
 
-* fpr95_in_positive: images in distribution are, as in most of the literature. It is the share of
-  the others that pass at a threshold which 95 % of the images in distribution pass.
-* fpr95_ood_positive: images out of distribution are, as in the follow-up's code. It is the share of
-  the images in distribution that are refused where 95 % of the others are.
+* fpr95_in_positive: images in distribution are positive, as in most of the literature. It is the
+  share of the others that pass at a threshold which 95 % of the images in distribution pass.
+* fpr95_ood_positive: images out of distribution are positive, as in the follow-up's code. It is the
+  share of the images in distribution that are refused at a threshold which refuses 95 % of the
+  others.
 
 The follow-up's published 0.232 for CIFAR10 against CIFAR100 is of the second kind; with the first,
-the scores that its authors archived give 0.762. It stands in a table beside numbers which usually
-are of the first. AUROC is the same in both.
+the scores that its authors archived give 0.762. Its table compares it with numbers that are usually
+of the first kind. AUROC is the same in both.
 
 Example:
   >>> usual, unusual = np.arange(100.0), np.arange(60.0, 360.0, 3.0)
@@ -34,7 +35,7 @@ NEIGHBOURS = 3  # the follow-up's
 
 
 class Encoded(NamedTuple):
-    """What the scores of some images are computed of."""
+    """What the scores of images are computed from."""
 
     bank: np.ndarray  # means of the training images, [count, n]
     means: np.ndarray  # of the images, [m, n]
@@ -45,8 +46,8 @@ class Encoded(NamedTuple):
 def knn_distances(bank, queries, k: int = NEIGHBOURS) -> np.ndarray:
     """Mean Euclidean distance of each query to its k nearest neighbours in the bank.
 
-    Products of matrices find the neighbours, block by block, and differences measure them: the
-    distance of a copy is 0.
+    Matrix products find the neighbours, block by block; their distances come from differences, so
+    that of a copy is 0.
 
     Args:
       bank: [count, n], usually the means of all training images.
@@ -68,7 +69,7 @@ def knn_distances(bank, queries, k: int = NEIGHBOURS) -> np.ndarray:
         raise ValueError(f"neighbour {k} of {len(bank)} latents does not exist")
     bank, queries = bank.astype(np.float64), queries.astype(np.float64)
     centre = bank.mean(axis=0)
-    count = min(k + 8, len(bank))  # some more, in case the products confuse them
+    count = min(k + 8, len(bank))  # a few more, as rounding may change their order
     search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(bank - centre)
     near = search.kneighbors(queries - centre, return_distance=False)
     distances = [np.linalg.norm(queries - bank[column], axis=1) for column in near.T]
@@ -79,7 +80,7 @@ def knn_distances(bank, queries, k: int = NEIGHBOURS) -> np.ndarray:
 def radius_deviations(bank, queries) -> np.ndarray:
     """How far ‖μ‖ of each query is from the mean radius of the bank, on either side.
 
-    Which side unusual images are on depends on the method: ‖μ‖ alone would have to be told.
+    It depends on the method whether ‖μ‖ of unusual images is larger or smaller.
 
     Args:
       bank: [count, n], usually the means of all training images.
@@ -105,7 +106,7 @@ SCORES: dict[str, Callable[[Encoded], np.ndarray]] = {
 
 
 def roc(negative, positive) -> tuple[np.ndarray, np.ndarray]:
-    """The curve of an alarm that goes off at a score and above, for every score that there is.
+    """The ROC curve of an alarm for scores at or above a threshold, over all thresholds.
 
     Args:
       negative: scores [count] of what should cause no alarm.
@@ -125,7 +126,7 @@ def roc(negative, positive) -> tuple[np.ndarray, np.ndarray]:
 
 
 def auroc(inside, outside) -> float:
-    """Area under the ROC curve: how often a score of the outside is above one of the inside.
+    """Area under the ROC curve: how often an outside score is above an inside score.
 
     Args:
       inside: scores [count] of images in distribution.
@@ -166,7 +167,7 @@ def false_positive_rate(negative, positive, true_positive_rate: float = 0.95) ->
 
 
 def detection(inside, outside) -> dict[str, float]:
-    """How well a score tells images out of distribution from those in distribution.
+    """How well a score separates images out of distribution from those in distribution.
 
     Args:
       inside: scores [count] of images in distribution.

@@ -1,9 +1,9 @@
-"""Do the samples look real, and is all that is real among them? Four shares from neighbours.
+"""Do the samples look real, and do they cover all that is real? Four shares from neighbours.
 
-A set is taken as the union of balls around its members, each as wide as the distance to the k-th
-neighbour in the set. Precision and recall (Kynkäänniemi et al., 2019) ask whether a sample lies in
-the real union and a real one in the samples'; density and coverage (Naeem et al., 2020) count real
-balls instead, which outliers among the samples can't inflate.
+Each set is described by balls around its members, with the distance to the k-th neighbour in the
+set as radius. Precision and recall (Kynkäänniemi et al., 2019) ask whether a sample lies in a real
+ball, and a real image in a sample's; density and coverage (Naeem et al., 2020) count only real
+balls, which outliers among the samples can't enlarge.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import numpy as np
 
 from hsjax.metrics.frechet import finite_rows
 
-_ROWS = 256  # held against all others at a time: 20 MB of distances for 10,000
+_ROWS = 256  # compared with all others at a time: 20 MB of distances for 10,000
 
 
 class Shares(NamedTuple):
-    """Each is best at 1; only sets of equal counts and the same k compare."""
+    """Each is best at 1; only sets of equal counts and the same k are comparable."""
 
     precision: float  # share of the samples inside some real ball
     recall: float  # share of the real ones inside some sample's ball
@@ -41,7 +41,7 @@ def precision_recall_density_coverage(real, fake, k: int = 5, real_radii=None) -
 
     As in Naeem et al.'s package prdc, what lies on the surface of a ball is outside, so that a set
     without duplicates has a density of 1 against itself. Unlike there, a duplicate of a ball's
-    centre is inside also where the radius is 0. Distances are as exact as float64.
+    centre is inside even if the radius is 0. Distances are as exact as float64.
 
     Args:
       real: features [count, d].
@@ -80,9 +80,9 @@ def precision_recall_density_coverage(real, fake, k: int = 5, real_radii=None) -
 
 
 def _scaled(*sets) -> tuple[list[np.ndarray], float]:
-    """Sets in float64 around the first one's mean, in units of a power of two above them all.
+    """Sets in float64, centred on the first one's mean and divided by a power of two above all.
 
-    Whatever the other sets are, equal rows are equal and the same rows equally far apart.
+    So equal rows stay equal, and distances between rows don't depend on the other sets.
     """
     wide = [finite_rows(x).astype(np.float64) for x in sets]
     centred = [x - wide[0].mean(axis=0) for x in wide]
@@ -91,7 +91,7 @@ def _scaled(*sets) -> tuple[list[np.ndarray], float]:
 
 
 def _squares(x, y):
-    """Squared distances by a product of matrices, and what they may be off by, in blocks of x."""
+    """Squared distances by matrix products, and a bound on their error, in blocks of x."""
     norms = np.sum(y * y, axis=1)
     for start in range(0, len(x), _ROWS):
         block = slice(start, start + _ROWS)
@@ -106,7 +106,7 @@ def _nearest(x, k):
     """Squared distance from each row to its k-th nearest other one."""
     if not 1 <= k < len(x):
         raise ValueError(f"neighbour {k} of {len(x)} samples does not exist")
-    count = min(k + 8, len(x))  # with itself, and some more in case the products confuse them
+    count = min(k + 8, len(x))  # itself, and a few more, as rounding may change their order
     squares = np.empty(len(x))
     for block, distances, _ in _squares(x, x):
         near = np.argpartition(distances, count - 1, axis=1)[:, :count]
@@ -116,7 +116,7 @@ def _nearest(x, k):
 
 
 def _inside(x, y, distances, error, squares):
-    """Which distances [len(x), len(y)] are below a radius; where the products can't tell, by hand.
+    """Which distances [len(x), len(y)] are below a radius; unclear cases are computed exactly.
 
     `squares` are the squared radii of either x's or y's balls, so that they broadcast.
     """
@@ -126,6 +126,6 @@ def _inside(x, y, distances, error, squares):
     for some in np.array_split(unsure, 1 + unsure.size * y.shape[1] // 2**24):
         i, j = np.divmod(some, len(y))
         exact = np.sum((x[i] - y[j]) ** 2, axis=1)
-        # A radius has been rounded as well, and ends at a sample.
+        # The radius is a rounded distance to a sample, which must count as outside.
         inside[i, j] = (exact < (1 - 1e-12) * squares[i, j]) | (exact == 0)
     return inside

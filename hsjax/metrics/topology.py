@@ -1,6 +1,6 @@
-"""Do the latents have holes or gaps? Persistent homology beside that of a Gaussian.
+"""Do the latents have holes or gaps? Persistent homology, compared with that of a Gaussian.
 
-A Rips complex joins points that are nearer than a length, which grows. Components that join (H0)
+A Rips complex joins points that are nearer than a growing length. Components that join (H0)
 and loops that open and close (H1) have lifetimes. In high dimension a Gaussian already has hundreds
 of short loops, so only the ratio to a Gaussian of the same mean and covariance says anything.
 Lengths are in units of the median distance between points. Gudhi computes the diagrams.
@@ -48,21 +48,21 @@ def persistence(distances) -> dict[str, float]:
 def topology(
     latents, seed: int = 0, *, angular: bool = False, subsamples: int = 5, size: int = 250
 ) -> dict:
-    """Persistence of latents over that of a Gaussian with their mean and covariance.
+    """Persistence of latents relative to that of a Gaussian with their mean and covariance.
 
-    Both are taken of random subsamples, without replacement, and of as many fresh Gaussian points.
+    Random subsamples of latents, without replacement, are compared with as many Gaussian points.
 
     Args:
       latents: [count, n], `LEAST` or more.
       seed: of the subsamples and of the Gaussian.
-      angular: latents and Gaussian points are projected to a sphere, and distances are angles; for
-        models that project. Else distances are Euclidean.
-      subsamples: how many, at least 2.
-      size: points of a subsample; half of the latents where there are not twice as many. Uniform
-        directions of R^128 take 2 s at 250 points, more than a minute at 500.
+      angular: project latents and Gaussian points to a sphere, and measure distances as angles; for
+        models that project. Otherwise distances are Euclidean.
+      subsamples: number of subsamples, at least 2.
+      size: points per subsample, at most half of the latents. Uniform directions of R^128 take 2 s
+        at 250 points, more than a minute at 500.
 
     Returns:
-      "points", those of a subsample, and by the names of `READING` a dictionary: mean and spread
+      "points", the size of a subsample, and for each name in `READING` a dictionary: mean, spread
       (standard deviation over the subsamples), null_mean and null_spread of the Gaussian, ratio of
       the means, ratio_spread. The last two are None where a Gaussian's number is 0.
 

@@ -1,7 +1,7 @@
 """PyTorch's files of tensors, read without PyTorch and without executing anything in them.
 
 Such a file is a pickle that describes the tensors, and their bytes. The unpickler knows the few
-names and opcodes of state dicts and plain data, and ends at any other.
+names and opcodes of state dicts and plain data, and refuses any other.
 """
 
 import io
@@ -14,14 +14,14 @@ import numpy as np
 
 
 class Unreadable(ValueError):
-    """The bytes aren't plain tensors and data, whole; the message says why in a few words.
+    """The bytes aren't complete plain tensors and data; the message says why in a few words.
 
     It may quote the file: print it with `ascii` or `repr`.
     """
 
 
 def contents(data: bytes) -> Any:
-    """All that torch.save wrote, in its format of today or that before 1.6.
+    """All that torch.save wrote, in its present format or the one before 1.6.
 
     Args:
       data: the file's bytes; the tensors may have any layout.
@@ -42,7 +42,7 @@ def contents(data: bytes) -> Any:
 
 
 def tensors(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a state dict by name, as in `contents`; what stands beside them is left out.
+    """The tensors of a state dict by name, as in `contents`; other entries are left out.
 
     Raises:
       Unreadable: as `contents` does, and if it is no dict.
@@ -105,7 +105,7 @@ def _check_keys(keys: list) -> None:
 
 
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves the memory a file asks for
-    """Builds plain data and the stand-ins above; calls nothing but `_NAMES`."""
+    """Builds plain data and the placeholders above; calls only `_NAMES`."""
 
     def __init__(self, file: io.BytesIO):
         super().__init__(file)
@@ -157,7 +157,7 @@ def _zip_contents(data: bytes) -> tuple[Any, dict[str, bytes]]:
 
 
 def _legacy_contents(data: bytes) -> tuple[Any, dict[str, bytes]]:
-    """What it wrote before: five pickles, then each storage's length and bytes."""
+    """What torch.save wrote before 1.6: five pickles, then each storage's length and bytes."""
     file = io.BytesIO(data)
     magic, version, system = (_Unpickler(file).load() for _ in range(3))
     if (magic, version, system["little_endian"]) != (0x1950A86A20F9469CFC6C, 1001, True):
@@ -173,9 +173,9 @@ def _legacy_contents(data: bytes) -> tuple[Any, dict[str, bytes]]:
 
 
 def _plain(tree: Any, stored: dict[str, bytes], most: int) -> Any:
-    """A tree with arrays in the place of the stand-ins, which are views of the bytes.
+    """The tree with arrays, which are views of the bytes, in place of the placeholders.
 
-    What one part refers to again and again counts each time, and ends at `most` parts.
+    A part that is referred to repeatedly counts each time; more than `most` parts are refused.
     """
     left = iter(range(most))
 

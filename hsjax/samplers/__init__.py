@@ -1,19 +1,19 @@
-"""Samplers, a file each: what fits a distribution of latents, samples and weighs it.
+"""Samplers, one per file: each fits a distribution to latents, samples it and gives its density.
 
 A sampler has `fit(means, **context)`, `sample(parameters, key, count)` and, if it has a
 density, `log_prob(parameters, z)`; see `Sampler`.
 
-Means are the encoder's, [count, n], which are called embeddings here. `fit` runs once, on the host
-in float64, and raises a ValueError for fewer than 2 embeddings, a NaN, or a number beyond 1e30;
-means alone do for all but `own`, which takes the method's `prior` by keyword, and `codes`. What is
-trained needs optax, and 20 embeddings.
+`means` are the encoder's posterior means, [count, n], called embeddings here. `fit` runs once, on
+the host in float64, and raises a ValueError for fewer than 2 embeddings, a NaN, or a number beyond
+1e30. It needs only the means, except for `own`, which takes the method's `prior` by keyword, and
+`codes`. Trained samplers need optax and at least 20 embeddings.
 
 `sample` is pure JAX with an explicit key, jittable with a static count, and returns float32
-[count, n]. A model with `project` rescales every sample to √n when it decodes; a model without sees
-the radius drawn here, which is the embeddings' mean radius for every sampler on a sphere but
+[count, n]. A model with `project` rescales every sample to √n before decoding. Other models use the
+radius drawn here: for samplers on a sphere it is the embeddings' mean radius, except for
 `uniform_sphere`.
 
-`slerp` goes from one latent to another along the sphere.
+`slerp` interpolates between two latents along the sphere.
 
 Example:
   >>> import jax

@@ -17,7 +17,7 @@ class AngleCopula(NamedTuple):
 
     factor: Array  # [n - 1, n - 1], root of the correlation of the angles' normal scores
     levels: Array  # [levels], probabilities
-    quantiles: Array  # [n - 1, levels], the angles at them
+    quantiles: Array  # [n - 1, levels], the angles at these levels
     radius: Array  # scalar
 
 
@@ -37,7 +37,7 @@ def fit(means, **_) -> AngleCopula:
     units, radius = directions(checked(means))
     in_float32 = to_spherical(jnp.asarray(units, jnp.float32))[1]
     angles = np.asarray(in_float32, np.float64)
-    # The last angle is a full turn: it is cut where the data is not, opposite to its mean.
+    # The last angle covers a full turn: it is cut opposite its mean, away from the data.
     middle = np.angle(np.exp(1j * angles[:, -1]).mean())
     angles[:, -1] = middle + np.angle(np.exp(1j * (angles[:, -1] - middle)))
     scores = ndtri((rankdata(angles, axis=0) - 0.5) / len(angles))
@@ -61,8 +61,8 @@ def sample(parameters: AngleCopula, key: Array, count: int) -> Array:
 
 
 angles = Sampler(fit, sample, parameters=AngleCopula)
-"""What the coordinates suggest: each angle as in the embeddings, joined by a Gaussian copula.
+"""Each angle is distributed as in the embeddings; a Gaussian copula joins them.
 
-It has no log_prob: what lies beyond the outermost quantiles is drawn at them, so there are
-edges of positive probability and no density.
+It has no log_prob: angles beyond the outermost quantiles are drawn at those quantiles, which thus
+have positive probability, so there is no density.
 """

@@ -1,4 +1,4 @@
-"""What every sampler is, and what their fits share."""
+"""The interface of samplers, and what their fits share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jax import Array
 
 
 class Sampler(NamedTuple):
-    """A distribution of latents: three functions of module level, without state.
+    """A distribution of latents: three module-level functions, without state.
 
     `fit(means, **context)` takes the encoder's means [count, n] and, by keyword, whatever else the
     caller has (`posterior`, `variables`, `key`, `prior`, `decode`, `encode`); it names what it uses
@@ -18,12 +18,12 @@ class Sampler(NamedTuple):
     the logarithm of a density per volume or, where samples lie on a sphere, per area of it. There
     only z's direction counts, and z = 0 has none. It is None where there is no density.
 
-    Where parameters are a NamedTuple of arrays, `parameters` is its class: they can be kept then.
-    Samplers whose `fit` is the same share what is kept.
+    If the parameters are a NamedTuple of arrays, `parameters` is its class, and they can be saved.
+    Samplers with the same `fit` share the saved parameters.
 
-    A sampler that is trained names in `learned` what it fits. Its parameters are nested
-    dictionaries of arrays, with numbers about the fit under "report"; they can be kept, and two
-    samplers that learn the same share them. It also takes `fit_steps` and `say(text)`.
+    A trained sampler has in `learned` the name of what it fits. Its parameters are nested
+    dictionaries of arrays, with numbers about the fit under "report", and can be saved. Its `fit`
+    also takes `fit_steps` and `say(text)`.
     """
 
     fit: Callable
@@ -46,7 +46,7 @@ def checked(means) -> np.ndarray:
             "embeddings must be [count, n], both at least 2, for a sampler to be fitted; "
             f"got shape {means.shape}"
         )
-    bad = int(np.sum(~(np.abs(means) <= 1e30).all(axis=1)))  # float32 takes 1e38
+    bad = int(np.sum(~(np.abs(means) <= 1e30).all(axis=1)))  # float32 holds up to 1e38
     if bad:
         raise ValueError(f"{bad} of {len(means)} embeddings hold a NaN or more than 1e30")
     return means
@@ -59,6 +59,6 @@ def directions(means: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def root(covariance: np.ndarray) -> np.ndarray:
-    """F [..., n, n] of orthogonal columns with F Fᵀ = covariance, also where that is singular."""
+    """F [..., n, n] with orthogonal columns and F Fᵀ = covariance, even if that is singular."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]

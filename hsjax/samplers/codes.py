@@ -16,7 +16,7 @@ WIDTH, LAYERS, HEADS, BATCH = 64, 2, 4, 64
 
 
 def initial(key: Array, tokens: int, codes: int) -> dict:
-    """The transformer to begin with."""
+    """Initial parameters of the transformer."""
     keys = iter(jax.random.split(key, 3 + 4 * LAYERS))
 
     def table(rows):
@@ -32,7 +32,7 @@ def initial(key: Array, tokens: int, codes: int) -> dict:
         return {name: networks.dense(next(keys), *size) for name, size in sizes.items()}
 
     return {
-        "codes": table(codes + 1),  # the last one stands before the first token
+        "codes": table(codes + 1),  # the last one marks the start
         "places": table(tokens),
         "layers": {str(i): layer() for i in range(LAYERS)},
         "logits": networks.dense(next(keys), WIDTH, codes, 0.02),
@@ -44,7 +44,7 @@ def _normed(x: Array) -> Array:
 
 
 def logits(parameters: dict, codes: Array) -> Array:
-    """Of each code given those before it: int32 [batch, tokens] -> [batch, tokens, codes]."""
+    """Logits of each code given earlier ones: int32 [batch, tokens] -> [batch, tokens, codes]."""
     start = jnp.full((len(codes), 1), len(parameters["codes"]) - 1, codes.dtype)
     before = jnp.concatenate([start, codes[:, :-1]], axis=1)
     x = parameters["codes"][before] + parameters["places"]
@@ -76,8 +76,8 @@ def build(job: networks.Job) -> dict:
     """Train the transformer.
 
     Returns:
-      Arrays by name; under "report" -log p of held-out latents, in nats a latent, and for
-      comparison that of independent tokens with the frequencies of the others.
+      Arrays by name; under "report" log p of held-out latents, in nats per latent, and for
+      comparison that of independent tokens with the frequencies of the training latents.
     """
     posterior, keys = job.posterior, job.keys
     if not hasattr(posterior, "codes"):
@@ -99,7 +99,7 @@ def build(job: networks.Job) -> dict:
 
 @networks.lenient
 def sample(parameters: dict, key: Array, count: int) -> Array:
-    """float32 [count, n]: codes drawn one token after another, as they stand in the codebook."""
+    """float32 [count, n]: codes drawn one token after another, looked up in the codebook."""
     transformer, codebook = parameters["transformer"], parameters["codebook"]
     tokens = len(transformer["places"])
 

@@ -21,7 +21,7 @@ COUPLINGS, WIDTH = 8, 256
 
 
 def initial(key: Array, n: int) -> dict:
-    """The couplings to begin with: identities."""
+    """Initial couplings: identities."""
     half = n // 2
 
     def coupling(key):
@@ -40,7 +40,7 @@ def _couple(coupling: dict, kept: Array) -> tuple[Array, Array]:
 
 
 def to_normal(couplings: dict, constants: dict, z: Array) -> tuple[Array, Array]:
-    """z [count, n] -> N(0, I) if z follows the flow, and the log of the Jacobian [count]."""
+    """z [count, n] -> x, N(0, I) if z follows the flow, and log abs det(dx/dz) [count]."""
     x = (z - constants["mean"]) @ constants["whiten"]
     log_jacobian = jnp.full(len(z), constants["log_jacobian"])
     half = z.shape[1] // 2

@@ -1,7 +1,7 @@
 """One Gaussian of the embeddings' mean and covariance, in R^n or projected to a sphere.
 
-It is a mixture of one: parameters, samples and densities are those of `hsjax.samplers.mixture`,
-and what is said there of a singular covariance holds here.
+It is a mixture with one component: parameters, samples and densities, also of a singular
+covariance, are those of `hsjax.samplers.mixture`.
 """
 
 import numpy as np
@@ -36,6 +36,6 @@ gaussian = Sampler(fit, sample, log_prob, parameters=Mixture)
 projected_gaussian = Sampler(fit, sample_projected, log_prob_projected, parameters=Mixture)
 """A Gaussian of the embeddings' mean and covariance, projected to their mean radius.
 
-One reading of the paper's "von Mises-Fisher distribution with the same mean and covariance as the
-embeddings" (section 4.4), which a von Mises-Fisher distribution proper cannot have.
+This is one reading of the paper's "von Mises-Fisher distribution with the same mean and covariance
+as the embeddings" (section 4.4). A true von Mises-Fisher distribution cannot match a covariance.
 """

@@ -1,4 +1,4 @@
-"""From one latent to another."""
+"""Interpolation between two latents."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,8 +10,8 @@ from hsjax.coordinates import project, radius, widened
 def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
     """Spherical linear interpolation: the great circle for the direction, a line for the radius.
 
-    Opposite directions have no single great circle: the way then leads straight through 0. A zero
-    vector has no direction: what lies between follows the other one's.
+    Opposite directions have no unique great circle: the path then goes straight through 0. A zero
+    vector has no direction: the points between have the other vector's.
 
     Args:
       start: [n] floating-point, n >= 2.
@@ -42,10 +42,10 @@ def slerp(start: ArrayLike, end: ArrayLike, fractions: ArrayLike) -> Array:
     lengths = radius(start), radius(end)
     a, b = project(start, 1.0), project(end, 1.0)
     a, b = jnp.where(lengths[0] == 0, b, a), jnp.where(lengths[1] == 0, a, b)
-    # From the middle of the way, where nothing cancels: half of its angle is h at the ends.
+    # Angles are measured from the middle, so that nothing cancels: the ends are at -h and h.
     between, middle = b - a, a + b
     h = jnp.arctan2(radius(between), radius(middle))
-    # At right angles also when a + b is hardly more than a rounding error.
+    # Makes `middle` orthogonal to `between`, even if a + b is little more than a rounding error.
     lean = jnp.sum(middle * between) / jnp.maximum(jnp.sum(between**2), 1.0)
     middle = project(middle - lean * between, 1.0)
     part = 2.0 * fractions - 1.0

@@ -1,8 +1,8 @@
 """Mixtures of Gaussians with full covariances, in R^n or projected to a sphere.
 
-A component whose covariance is singular, because there are fewer embeddings than coordinates for
-example, has no density: it is drawn from all the same, but counts as -inf in `log_prob`. So does a
-direction in which a standard deviation is below a millionth of the largest, as float32 can't tell.
+A component with a singular covariance (if there are fewer embeddings than coordinates, for example)
+has no density: it is still sampled, but counts as -inf in `log_prob`. A covariance counts as
+singular if a standard deviation is below a millionth of the largest: float32 can't tell it from 0.
 """
 
 import math
@@ -21,7 +21,7 @@ from hsjax.samplers.base import Sampler, checked, directions, float32, root
 
 
 class Mixture(NamedTuple):
-    """Gaussians N(mean, factor factorᵀ) by weight, and a sphere to project them to; float32."""
+    """Weighted Gaussians N(mean, factor factorᵀ), and a sphere to project them to; float32."""
 
     log_weights: Array  # [components]
     means: Array  # [components, n]
@@ -31,7 +31,7 @@ class Mixture(NamedTuple):
 
 @np.errstate(under="ignore")
 def fit(means, **_) -> Mixture:
-    """Ten Gaussians by scikit-learn, with a fixed seed, for at most 10,000 of the means [count, n].
+    """Ten Gaussians, fitted by scikit-learn with a fixed seed to at most 10,000 means [count, n].
 
     Raises:
       ValueError: fewer than 2 means, or a NaN or more than 1e30 among them.
@@ -43,14 +43,14 @@ def fit(means, **_) -> Mixture:
     embeddings = checked(means)
     if len(embeddings) > 10_000:  # enough for the moments, and a minute less
         embeddings = np.random.default_rng(0).choice(embeddings, 10_000, replace=False)
-    # Around their mean and in units of their spread about it, for the ridge on the covariances to
-    # mean the same. It serves the fit alone and is taken off again.
+    # Centred and divided by their spread, so that the ridge on the covariances is always relative
+    # to it. The ridge is only for the fit and is subtracted afterwards.
     mean, ridge = embeddings.mean(axis=0), 1e-4
     scale = (embeddings - mean).std()
     mixture = GaussianMixture(
         min(10, len(embeddings)), reg_covar=ridge, max_iter=50, random_state=0
     )
-    # Its products are small: on busy cores a second thread costs more than it does.
+    # Its products are small: on busy cores a second thread costs more than it saves.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
         mixture.fit((embeddings - mean) / (scale or 1.0))
@@ -106,11 +106,11 @@ def log_prob(parameters: Mixture, z: ArrayLike) -> Array:
 def log_prob_projected(parameters: Mixture, z: ArrayLike) -> Array:
     """log Σ_k w_k ∫ r^{n-1} N(r z/‖z‖; mean_k, covariance_k) dr - (n-1) log radius.
 
-    The distribution of the projected variable, per area of the sphere of that radius.
+    The density of the projected variable, per area of the sphere of that radius.
 
     Args:
       parameters: from `fit`.
-      z: [count, n] floating-point; its direction counts.
+      z: [count, n] floating-point; only its direction matters.
 
     Returns:
       [count], float32 or wider; -inf where no component has a density.
@@ -138,11 +138,11 @@ projected_gmm = Sampler(fit, sample_projected, log_prob_projected, parameters=Mi
 
 
 def _log_mixture(parameters: Mixture, x: Array, log_density) -> Array:
-    """Joint densities of component and x [count, n], summed over components one at a time."""
+    """Log density of x [count, n]: joint densities with each component, one at a time, summed."""
     log_weights, means, factors, _ = (a.astype(x.dtype) for a in parameters)
     variances = jnp.sum(factors * factors, axis=1)  # of the principal axes, [components, n]
     whole = jnp.all(variances > 1e-12 * jnp.max(variances), axis=1)
-    # In the place of a singular one, N(mean, I): no derivative is NaN then.
+    # N(mean, I) replaces a singular component, so that no derivative is NaN.
     variances = jnp.where(whole[:, None], variances, 1.0)
     unit = jnp.eye(means.shape[1], dtype=x.dtype)
     factors = jnp.where(whole[:, None, None], factors, unit[None])
@@ -171,7 +171,7 @@ def _log_normal(whitened, x: Array, mean: Array) -> Array:
 def _log_normal_direction(whitened, u: Array, mean: Array) -> Array:
     """log ∫ r^{n-1} exp(-‖whitened(r u - mean)‖²/2) dr over r > 0, for unit vectors u [count, n].
 
-    With a = whitened(u), t = r‖a‖ and the nearest way m = a·whitened(mean) / ‖a‖ it is
+    With a = whitened(u), t = r‖a‖ and m = a·whitened(mean) / ‖a‖, the t nearest the mean, it is
     -n log‖a‖ - ‖whitened(mean - m u / ‖a‖)‖²/2 + log ∫ t^{n-1} exp(-(t - m)²/2) dt.
     """
     a = whitened(u)

@@ -2,10 +2,10 @@
 
     p(z) ∝ r(z) N(z; μ, Σ),  r = D / (1 - D)
 
-D is a classifier that tells samples of the posteriors from those of a base. That is a
-Gaussian fitted to the latents, where the paper has the VAE's prior: in many dimensions N(0, I) is
-told apart so well that a single proposal gets all of the weight. Sampled by importance resampling:
-of 100 proposals one is taken, with a probability ∝ r.
+D is a classifier that separates samples of the posteriors from samples of the base N(μ, Σ), a
+Gaussian fitted to the latents. The paper's base is the VAE's prior, but in many dimensions N(0, I)
+is so easy to separate that a single proposal gets all of the weight. Samples are drawn by
+importance resampling: of 100 proposals one is taken, with a probability ∝ r.
 """
 
 import jax
@@ -21,7 +21,7 @@ PROPOSALS = 100
 
 
 def initial(key: Array, n: int) -> dict:
-    """The classifier to begin with, which finds everything equally likely."""
+    """The initial classifier, for which D = 1/2 everywhere."""
     keys = jax.random.split(key)
     head = networks.dense(keys[1], WIDTH, 1, 0.0)
     return {"layers": networks.mlp(keys[0], n, WIDTH), "head": head}
@@ -34,7 +34,7 @@ def log_ratio(parameters: dict, constants: dict, z: Array) -> Array:
 
 
 def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
-    """The cross-entropy of the classifier, in nats: log 2 if it can't tell them apart."""
+    """The cross-entropy of the classifier, in nats: log 2 if it does no better than chance."""
     q_key, base_key = jax.random.split(key)
     z = posterior.sample(q_key)
     base = mixture.sample(mixture.Mixture(**constants["base"]), base_key, len(z))
@@ -46,8 +46,8 @@ def build(job: networks.Job) -> dict:
     """Train the classifier.
 
     Returns:
-      Arrays by name; under "report" the cross-entropy of held-out latents, in nats, and how many of
-      100 proposals count in the mean: (Σ r)² / Σ r².
+      Arrays by name; under "report" the cross-entropy of held-out latents, in nats, and the mean
+      effective number among 100 proposals: (Σ r)² / Σ r².
     """
     posterior, keys = job.posterior, job.keys
     z = networks.draws(posterior, keys[0])

@@ -1,8 +1,8 @@
-"""What the samplers that are networks share: layers, training, and what is said of the fit.
+"""What samplers that are networks share: layers, training, and reports on the fit.
 
-Their parameters are nested dictionaries of arrays, which a file can hold. `train` takes a tenth of
-the latents out of training and returns the parameters that suit these best, so that a long fit to
-few latents does not end in their memory.
+Their parameters are nested dictionaries of arrays, which can be saved. A tenth of the latents is
+held out of training, and `train` returns the parameters with the lowest loss on them, so that a
+long fit to few latents does not memorise them.
 """
 
 import functools
@@ -23,7 +23,7 @@ from hsjax.samplers.gaussian import gaussian
 STEPS = 4000  # by default
 BATCH = 200  # latents a step, if a sampler doesn't say otherwise
 HELD_OUT = 2000  # latents at most
-RATE = 1e-3  # of Adam at the beginning; it falls to 0 like a cosine
+RATE = 1e-3  # of Adam at the beginning; it decays to 0 by a cosine
 PATIENCE = 0.25  # share of the steps after which training ends unless the held-out loss has fallen
 
 Loss = Callable[[dict, dict, Any, Array], Array]
@@ -31,7 +31,7 @@ Loss = Callable[[dict, dict, Any, Array], Array]
 
 
 def lenient(function: Callable) -> Callable:
-    """The same function, whatever promotion of ranks and dtypes its caller forbids."""
+    """The function with rank and dtype promotion allowed, even if its caller forbids them."""
     return jax.numpy_rank_promotion("allow")(jax.numpy_dtype_promotion("standard")(function))
 
 
@@ -57,7 +57,7 @@ def mlp(key: Array, inputs: int, width: int, depth: int = 3) -> dict[str, dict[s
 
 
 def hidden(layers: dict[str, dict[str, Array]], x: Array) -> Array:
-    """What the last hidden layer makes of x [..., inputs]: [..., width]."""
+    """Outputs of the last hidden layer for x [..., inputs]: [..., width]."""
     for i in range(len(layers)):
         x = jax.nn.relu(apply(layers[str(i)], x))
     return x
@@ -74,13 +74,13 @@ class Job(NamedTuple):
     say: Callable[[str], None]
 
     def train(self, loss, parameters, constants, parts, key, **options):
-        """`train`, by the steps of the job."""
+        """`train` with the job's steps, messages and name."""
         how = {"steps": self.steps, "say": self.say, "name": self.name}
         return train(loss, parameters, constants, parts, key, **how, **options)
 
 
 def fit_of(name: str, build: Callable[[Job], dict]) -> Callable[..., dict]:
-    """The `fit` of a sampler that is trained, from what builds its parameters."""
+    """The `fit` of a trained sampler, from the function that builds its parameters."""
 
     @lenient
     def fit(
@@ -97,14 +97,14 @@ def fit_of(name: str, build: Callable[[Job], dict]) -> Callable[..., dict]:
 
         Args:
           means: [count, n].
-          posterior: of the same images, to draw z from anew in each step; the means if None.
+          posterior: of the same images; each step draws new z from it. The means if None.
           variables: of the method.
-          key: of everything that is random.
-          fit_steps: of training.
-          say: told how it goes.
+          key: for all random numbers.
+          fit_steps: number of training steps.
+          say: called with texts about the progress.
 
         Returns:
-          Arrays by name; under "report" what is said of the fit.
+          Arrays by name; under "report" numbers about the fit.
 
         Raises:
           ValueError: fewer than 20 means, a NaN or more than 1e30 among them, posteriors that the
@@ -131,7 +131,7 @@ def standard(z: np.ndarray) -> dict[str, Array]:
 
 
 def split(posterior: Any, key: Array) -> tuple[Any, Any]:
-    """Those to be trained on, and a tenth that is held out, at random.
+    """Posteriors to train on, and a random tenth that is held out.
 
     Raises:
       ValueError: fewer than 20.
@@ -156,26 +156,26 @@ def train(
     name: str,
     batch: int = BATCH,
 ) -> tuple[dict, dict[str, float]]:
-    """Adam on the loss; the parameters that suit the held-out latents best.
+    """Minimise the loss with Adam; the parameters with the lowest held-out loss are returned.
 
     Args:
-      loss: at the level of its module, for compiled programs to be shared.
-      parameters: to begin with.
+      loss: a module-level function, so that compiled programs are shared.
+      parameters: initial values.
       constants: for the loss, which are not trained.
-      parts: of `split`.
+      parts: from `split`.
       key: of batches and noise.
-      steps: of training.
-      say: told how it goes.
+      steps: number of training steps.
+      say: called with texts about the progress.
       name: of the sampler.
       batch: latents a step.
 
     Returns:
-      The parameters, and {"held_out": their loss there, "step": when that was}.
+      The parameters, and {"held_out": their held-out loss, "step": their training step}.
 
     Raises:
       ValueError: the loss has never been finite.
     """
-    import optax  # the library does without
+    import optax  # the rest of the library doesn't need it
 
     trained, held_out = parts
     chunks = min(20, steps)
@@ -223,6 +223,6 @@ def _chunk(loss, batch, parameters, state, constants, trained, held_out, key, fi
 
 
 def gaussian_nats(parts: tuple[Any, Any], key: Array) -> float:
-    """Mean log density of held-out draws under a Gaussian fitted to the others: to compare with."""
+    """Mean log density of held-out draws under a Gaussian fitted to the others."""
     fitted, held_out = (draws(part, jax.random.fold_in(key, i)) for i, part in enumerate(parts))
     return float(jnp.mean(mixture.log_prob(gaussian.fit(fitted), *float32(held_out))))

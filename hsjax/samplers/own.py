@@ -1,4 +1,4 @@
-"""The method's own: new latents come from where the trained method says they do."""
+"""The method's own sampler: new latents come from the trained method's prior."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from hsjax.samplers.base import Sampler
 
 
 def fit(means, *, prior: Callable, **_) -> Callable:
-    """The prior itself, (key, count) -> z [count, n]; no mean is looked at.
+    """The prior itself, (key, count) -> z [count, n]; the means are not used.
 
     A `jax.tree_util.Partial` passes through jit with its arrays; another callable has to be static.
 
@@ -25,9 +25,9 @@ def fit(means, *, prior: Callable, **_) -> Callable:
 
 
 def sample(prior: Callable, key: Array, count: int) -> Array:
-    """What the prior gives, [count, n]."""
+    """Samples of the prior, [count, n]."""
     return prior(key, count)
 
 
 own = Sampler(fit, sample)
-"""The trained method's own prior, given to `fit` by keyword; its density is the method's affair."""
+"""The trained method's own prior, given to `fit` by keyword; it has no log_prob."""

@@ -12,7 +12,7 @@ from hsjax.samplers.base import Sampler, checked
 
 
 def fit(means, **_) -> Array:
-    """n zeros: the dimension is all there is to it."""
+    """n zeros: the dimension is the only parameter."""
     return jnp.zeros(checked(means).shape[1], jnp.float32)
 
 
@@ -43,4 +43,4 @@ def log_prob(zeros: Array, z: ArrayLike) -> Array:
 
 
 prior = Sampler(fit, sample, log_prob)
-"""N(0, I), the standard VAE's own."""
+"""N(0, I), the standard VAE's prior."""

@@ -1,15 +1,15 @@
-"""A second VAE, of the latents (Dai and Wipf, 2019, https://arxiv.org/abs/1903.05789, section 4).
+"""A second VAE, for the latents (Dai and Wipf, 2019, https://arxiv.org/abs/1903.05789, section 4).
 
 It is trained on samples z of the posteriors q(z|x), each coordinate standardised:
 
     Σ_j [(z_j - ẑ_j)² / 2γ² + log γ + ½ log 2π] + KLD(q(u|z), N(0, I))
 
-with a latent u of the same dimension and networks whose inputs skip to the head. γ² is the mean
-squared error of the batch, which is best (Rybkin et al., 2021, https://arxiv.org/abs/2006.13202);
-there gradient descent takes it down from 1 in the course of 800 epochs. Three hidden layers of 512
-here, of 1024 there. `two_stage` draws u from N(0, I), `two_stage_gmm` from a mixture fitted to the
-u of the latents: LaDDer's idea (Lin and Clark, 2020, https://arxiv.org/abs/2009.00088) with the
-networks of Dai and Wipf.
+with a latent u of the same dimension and networks whose input also goes to the head. γ² is the mean
+squared error of the batch, its optimum (Rybkin et al., 2021, https://arxiv.org/abs/2006.13202); in
+the paper gradient descent lowers it from 1 over 800 epochs. There are three hidden layers of 512
+units, where the paper has 1024. `two_stage` draws u from N(0, I), `two_stage_gmm` from a mixture
+fitted to the u of the latents: LaDDer's idea (Lin and Clark, 2020,
+https://arxiv.org/abs/2009.00088) with the networks of Dai and Wipf.
 """
 
 import math
@@ -26,7 +26,7 @@ WIDTH = 512
 
 
 def initial(key: Array, n: int) -> dict:
-    """The parameters to begin with; both heads see the hidden layer and the input."""
+    """Initial parameters; both heads take the last hidden layer and the input."""
     keys = jax.random.split(key, 4)
     return {
         "encoder": networks.mlp(keys[0], n, WIDTH),
@@ -67,11 +67,11 @@ def loss(parameters: dict, constants: dict, posterior, key: Array) -> Array:
 
 
 def build(job: networks.Job) -> dict:
-    """Train the second VAE, and fit a mixture to the means of u.
+    """Train the second VAE, and fit a mixture to samples of u.
 
     Returns:
-      Arrays by name; under "report" the evidence bound of held-out latents, in nats a latent, and
-      for comparison the log density of a Gaussian there.
+      Arrays by name; under "report" the evidence bound of held-out latents, in nats per latent, and
+      for comparison their log density under a Gaussian.
     """
     posterior, keys = job.posterior, job.keys
     z = networks.draws(posterior, keys[0])

@@ -4,8 +4,8 @@
 
 Mardia and Jupp, Directional Statistics, 2000, section 9.3; Banerjee et al., 2005,
 https://www.jmlr.org/papers/v6/banerjee05a.html. The functions of (n, κ) are computed on the host in
-float64, for an integer n >= 2 and any κ >= 0: Bessel functions by their ratios, which run downwards
-from an order so high that a bound is as good as the value, and from Debye's expansion.
+float64, for an integer n >= 2 and any κ >= 0. Bessel functions come from their ratios, computed
+downwards from an order so high that a bound can serve as the value, and from Debye's expansion.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ def mean_resultant_length(n: int, kappa: float) -> float:
 
 @np.errstate(under="ignore")
 def concentration(n: int, length: float) -> float:
-    """κ with A_n(κ) = length: the maximum likelihood for a mean of unit vectors that long.
+    """κ with A_n(κ) = length: the maximum likelihood estimate if a mean of unit vectors is so long.
 
     Args:
       n: dimension, >= 2.
@@ -141,19 +141,19 @@ def _log_mean_exp(n: int, kappa: float, peak: float = 0.0) -> float:
 
 
 class VonMisesFisher(NamedTuple):
-    """The distribution times a radius, and the table that samples it; float32."""
+    """The distribution, scaled to a radius, and a table for sampling it; float32."""
 
     direction: Array  # [n], unit
     kappa: Array  # scalar
     radius: Array  # scalar, what unit samples are multiplied by
     angle: Array  # [nodes], decreasing angles between direction and x, in radians
-    cumulative: Array  # [nodes], the probability of a larger one
+    cumulative: Array  # [nodes], the probability of a larger angle
     log_peak: Array  # scalar, log density at radius * direction
 
 
 @np.errstate(under="ignore")
 def fit(means, **_) -> VonMisesFisher:
-    """The distribution of maximum likelihood for the means' directions, and their mean radius.
+    """The maximum likelihood fit to the means' directions, and their mean radius.
 
     Args:
       means: [count, n].
@@ -166,7 +166,7 @@ def fit(means, **_) -> VonMisesFisher:
     mean = units.mean(axis=0)
     length = float(np.linalg.norm(mean))
     direction = mean / length if length > 0 else np.eye(n)[0]
-    # 1 - length², which keeps its digits however tight the island is; a zero vector adds 1.
+    # 1 - length², accurate even for a very tight island; a zero vector adds 1 to the sum.
     deficit = np.mean(np.sum((units - mean) ** 2, axis=1)) + np.mean(~units.any(axis=1))
     if (
         deficit < 1e-4
@@ -192,7 +192,7 @@ def fit(means, **_) -> VonMisesFisher:
 
 
 def sample(parameters: VonMisesFisher, key: Array, count: int) -> Array:
-    """Points of the sphere, float32 [count, n]: an angle to the direction, a tangent at random."""
+    """Points of the sphere, float32 [count, n]: random angles to the direction, random tangents."""
     angle_key, tangent_key = jax.random.split(key)
     uniform = jax.random.uniform(angle_key, (count,), jnp.float32)
     angle = jnp.interp(uniform, parameters.cumulative, parameters.angle)[:, None]
@@ -208,7 +208,7 @@ def log_prob(parameters: VonMisesFisher, z: ArrayLike) -> Array:
 
     Args:
       parameters: from `fit`.
-      z: [count, n] floating-point; its direction counts.
+      z: [count, n] floating-point; only its direction matters.
 
     Returns:
       [count], float32 or wider.
@@ -224,8 +224,8 @@ def log_prob(parameters: VonMisesFisher, z: ArrayLike) -> Array:
 
 
 vmf = Sampler(fit, sample, log_prob, parameters=VonMisesFisher)
-"""The von Mises-Fisher distribution of maximum likelihood (section 4.4).
+"""The maximum likelihood von Mises-Fisher distribution (section 4.4).
 
-It has the embeddings' mean direction and the trace of their covariance, not the covariance itself:
-its single κ is the same in all directions. No sample is rejected.
+It matches the embeddings' mean direction and the trace of their covariance, not the covariance
+itself: its single κ is the same in all directions. Sampling needs no rejection.
 """
