@@ -1,7 +1,7 @@
 """Shares the first place of CIFAR10's leaderboard: docs/leaderboard.md.
 
-A regularised autoencoder, and a mixture fitted to its latents. The leaderboard's network is
-narrower, with n = 128 (three seeds).
+An autoencoder whose latents lie on a sphere, and a mixture fitted to them. Of the methods in the
+first place, it has the lowest error. The leaderboard's network is narrower, with n = 128.
 
 Command: hsjax train --config=cifar_best
 Run time: about 80 seconds an epoch on two CPU cores; it is meant for an accelerator.
@@ -14,4 +14,6 @@ from hsjax.configs import cifar
 
 
 def get_config() -> ConfigDict:
-    return cifar.get_config("rae")
+    config = cifar.get_config("sphere_ae")
+    config.sample.sampler = "projected_gmm"
+    return config

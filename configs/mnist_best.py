@@ -1,8 +1,8 @@
 """Shares the first place of MNIST's leaderboard: docs/leaderboard.md.
 
 A standard VAE with a small β, decoded on the sphere, and a mixture fitted to its latents.
-Of the methods that have three seeds there, it has the lowest error. The leaderboard's network is
-narrower. With BatchNorm's batch statistics, others are better.
+Of the methods in the first place, it has the lowest error. The leaderboard's network is narrower.
+With BatchNorm's batch statistics, others are better.
 
 Command: hsjax train --config=mnist_best
 Run time: about 90 seconds an epoch on two CPU cores; it is meant for an accelerator.
