@@ -11,23 +11,23 @@ from hsjax.metrics.frechet import finite_rows
 
 READING = {
     "radius_mean": "mean ‖μ‖; the prior's is near √n",
-    "radius_std": "spread of ‖μ‖ over the data; on a sphere 0, under the prior near 0.7",
-    "overlap_mean": "mean cosine between two latents: 0 is spread evenly, 1 one tight island",
-    "overlap_std": "its spread: 1/√n is uniform, more means clusters or a hierarchy",
-    "overlap_within": "mean cosine within a class: above overlap_between, classes sit together",
-    "overlap_between": "mean cosine between classes: near 1, all classes share one island",
-    "log_volume_mean": "log volume element, nats per dimension, less that of uniform directions",
+    "radius_std": "deviation of ‖μ‖ over the data: 0 on a sphere, near 0.7 under the prior",
+    "overlap_mean": "mean cosine between two latents: 0 if spread evenly, 1 on a tight island",
+    "overlap_std": "its deviation: 1/√n if uniform, larger with clusters or a hierarchy",
+    "overlap_within": "mean cosine within a class: above overlap_between if classes cluster",
+    "overlap_between": "mean cosine between classes: near 1 if all share one island",
+    "log_volume_mean": "log volume element per dimension, nats, minus that of uniform directions",
     "effective_rank": "directions that carry the variance of μ: n if all do, 1 if only one does",
-    "cosine_mean": "mean of cos φ_k, by k: 0 is the equator, ±1 a pole",
-    "cosine_spread": "deviation of cos φ_k, by k: 1/√(n - k + 1) is uniform, below it compressed",
+    "cosine_mean": "mean of cos φ_k for each k: 0 at the equator, ±1 at a pole",
+    "cosine_spread": "deviation of cos φ_k by k: 1/√(n - k + 1) if uniform, less if compressed",
     "overlap_edges": "bounds of the bins of overlap_counts",
-    "overlap_counts": "pairs of latents by cosine: one peak at 0 is uniform, one near 1 an island, "
-    "several peaks or a wide range a hierarchy (what replica symmetry breaking would look like)",
+    "overlap_counts": "pairs of latents by cosine: a peak at 0 if uniform, near 1 on an island, "
+    "several peaks or a wide range in a hierarchy (as with replica symmetry breaking)",
 }
 """How to read each of the diagnostics, by name."""
 GEOMETRY = {
-    "norm_spread": "deviation of ‖μ‖ over its mean: small is a thin shell",
-    "abs_cosine_mean": "mean |cos| between two latents: small is almost orthogonal",
+    "norm_spread": "deviation of ‖μ‖ over its mean: small on a thin shell",
+    "abs_cosine_mean": "mean |cos| between two latents: small if almost orthogonal",
     "abs_cosine_spread": "its deviation",
     "cap_angle": "degrees around the mean direction that hold 95 % of the latents",
     "cap_log10_share": "log10 of the share of the sphere's area within that angle",
