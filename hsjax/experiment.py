@@ -219,9 +219,10 @@ def evaluate(
     dataset: data.Dataset | None = None,
     networks: Networks | None = None,
 ) -> dict:
-    """Judge a workdir again, with the config saved there: see evaluate.checkpoint.
+    """Judge a trained workdir again, with the config saved there.
 
-    The results of an earlier evaluation are kept if this one fails before it has all numbers.
+    Its evaluate.checkpoint chooses the newest or the best checkpoint. The results of an earlier
+    evaluation are kept if this one fails before it has all numbers.
 
     Args:
       workdir: of a trained run. Its metrics.json, card.md, embeddings and figures are replaced.
