@@ -1,6 +1,6 @@
 """Every field of a run, with its meaning, unit and source. The other configs change a few.
 
-Sections and numbers in brackets are the paper's (arXiv 2507.15900).
+Sections and numbers in brackets are those of the paper (hsjax/methods/spherical.py names it).
 A field is set on the command line with its dotted name: --config.model.latent_dim=64
 """
 

@@ -16,13 +16,14 @@
 # %% [markdown]
 # # A tour of hsjax
 #
-# hsjax is a JAX library and test bench for the latent spaces of autoencoders, and for latents in
-# hyperspherical coordinates. This notebook plays with a trained model and shows why high dimensions
-# are sparse. It draws the coordinates on a sphere and trains two models side by side. Then it
-# measures the cost and puts the loss into a model of your own.
+# hsjax is a JAX library and test bench for the latent spaces of autoencoders, among them latents
+# in hyperspherical coordinates. This notebook plays with a trained model and shows why high
+# dimensions are sparse. It draws the coordinates on a sphere and trains two models side by side.
+# Then it measures the cost and puts the loss into a model of your own.
 #
-# **What the paper claims.** The paper is "Is the sparsity of high dimensional spaces the reason why
-# VAEs are poor generative models?". A standard VAE spreads its latents over the equator of a
+# **What the paper claims.** The paper, [arXiv 2507.15900](https://arxiv.org/abs/2507.15900), is
+# also called "Is the sparsity of high dimensional spaces the reason why VAEs are poor generative
+# models?". A standard VAE spreads its latents over the equator of a
 # high-dimensional sphere. Almost all of the volume is there, and the data fill almost none of it.
 # So a latent drawn there decodes to nothing meaningful. Pushing the angles of the latents away from
 # the equator gathers them on a small, dense island, and samples drawn on it decode better.
@@ -172,8 +173,8 @@ else:
 #
 # The first picture below interpolates between three pairs of new images, along the sphere. In the
 # second, each row turns one angle of a single latent, by up to 0.6 rad either way. The first three
-# rows turn the angles that vary most among new latents, the last row one that hardly varies. Most
-# angles hardly vary. The model uses about a fifth of its 128 directions, and the decoder ignores
+# rows turn the angles that vary most among new latents, the last row one of the
+# many that hardly vary. The model uses about a fifth of its 128 directions, and the decoder ignores
 # the others.
 
 # %%
@@ -392,7 +393,7 @@ for n in (4, 128, 100_000):  # 4: a 3-sphere
 #
 # `configs/digits_standard.py` and `configs/digits_compressed.py` train the same small ResNet with
 # $n = 32$ on the 8×8 digits of scikit-learn. The first uses the Kullback-Leibler divergence (1),
-# the second the objective in hyperspherical coordinates (4) to (8). `main.py` does the same and
+# the second the objective in hyperspherical coordinates (4) to (8). `hsjax train` does the same and
 # keeps checkpoints. Here we call the public functions of `hsjax.training` one by one.
 #
 # The right panel shows the mean of $\cos\varphi_k$ over the test images: 0 is the equator. The two

@@ -1,7 +1,8 @@
 """Compression in hyperspherical coordinates (the paper), equations (4) to (8).
 
-"Is the sparsity of high dimensional spaces the reason why VAEs are poor generative models?",
-related: https://arxiv.org/abs/2507.15900. spec="published" is the objective of the authors' code.
+https://arxiv.org/abs/2507.15900, with the equation numbers of its version for review, "Is the
+sparsity of high dimensional spaces the reason why VAEs are poor generative models?".
+spec="published" is the objective of the authors' code.
 With `classes` every class has an axis of its own, as in https://arxiv.org/abs/2601.18823.
 """
 
