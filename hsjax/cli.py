@@ -146,15 +146,13 @@ def parse(argv: list[str]) -> list[str]:
     try:
         files = flags.FlagValues()
         flags.DEFINE_multi_string("config", [], "", flag_values=files)
-        files(argv, known_only=True)
+        rest = files(argv, known_only=True)
         given = files["config"].value or []
         if len(given) > 1:
             raise flags.Error(f"--config={given[0]} and --config={given[1]}: give one of them")
         path = config_path(given[0]) if given else DEFAULT
-        if given:
-            argv = [arg.replace(f"config={given[0]}", f"config={path}") for arg in argv]
-        _check_file(path)
-        rest = FLAGS(argv if given else [argv[0], f"--config={path}", *argv[1:]])
+        check_file(path)
+        rest = FLAGS([argv[0], f"--config={path}", *rest[1:]])
         if rest[1:]:
             raise flags.Error(f"unexpected argument {rest[1]!r}: fields are --config.FIELD=VALUE")
         return rest
@@ -175,25 +173,25 @@ def config_path(given: str) -> str:
     return path + colon + setting
 
 
-def _check_file(given: str) -> None:
-    """Raise a flags.Error unless get_config() of FILE, or get_config(X) of FILE:X, is a config."""
+def check_file(given: str) -> None:
+    """Raise a UserError unless get_config() of FILE, or get_config(X) of FILE:X, is a config."""
     path, colon, argument = given.partition(":")  # as ml_collections does
     if not Path(path).is_file():
         names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py")))
-        raise flags.Error(f"--config={given}: no such file; those with names are {names}")
+        raise UserError(f"--config={given}: no such file; those with names are {names}")
     try:
         get_config = runpy.run_path(path).get("get_config")
         config = get_config(*([argument] if colon else [])) if get_config else None
     except UserError as error:
-        raise flags.Error(f"--config={given}: {error}") from error
+        raise UserError(f"--config={given}: {error}") from error
     except Exception as error:  # a config is a program, which may raise any
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"line {lines[-1]}" if lines else "it"
-        raise flags.Error(
+        raise UserError(
             f"--config={given}: {where} ends with {type(error).__name__}: {error}"
         ) from error
     if not isinstance(config, ConfigDict):
-        raise flags.Error(f"--config={given}: it needs a get_config() that returns a ConfigDict")
+        raise UserError(f"--config={given}: it needs a get_config() that returns a ConfigDict")
 
 
 def _main(_) -> None:

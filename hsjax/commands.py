@@ -87,8 +87,8 @@ def reconstruct() -> None:
     given = parser.parse_args()
     run = _load(given)
     fields = run.config.data.copy_and_resolve_references()
-    fields.name, fields.dir = given.data or fields.name, given.data_dir or fields.dir
-    dataset = data.of_config(fields)
+    fields.dir = given.data_dir or fields.dir
+    dataset = data.of_config(fields, given.data or "")
     images = getattr(dataset, f"{given.split}_images")
     if given.count is not None:
         if not 1 <= given.count <= len(images):
@@ -127,7 +127,9 @@ def interpolate() -> None:
     else:
         means = run.posterior("test").mean
         if not 2 <= count <= len(means):
-            raise UserError(f"--count={given.count}: there are {len(means) // 2} pairs of images")
+            raise UserError(
+                f"--count={given.count}: make it 1 to {len(means) // 2} pairs of images"
+            )
         z = means[np.random.default_rng(given.seed).permutation(len(means))[:count]]
     rows = run.interpolate(z[: given.count], z[given.count :], given.steps)
     _save(given, iter(rows), given.count * given.steps, columns=given.steps)

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -248,14 +247,6 @@ def validate(config: ConfigDict) -> None:
     if config.train.keep_best != "none" and not config.data.validation_share:
         raise UserError(
             "train.keep_best needs images to choose on: set data.validation_share, such as 0.1"
-        )
-    weights = config.evaluate.inception_weights
-    if config.evaluate.features == "inception" and not os.path.isfile(os.path.expanduser(weights)):
-        from hsjax.metrics.inception import URL
-
-        raise UserError(
-            f"evaluate.inception_weights is {weights!r}, which is no file: "
-            f"download {URL} and give its path"
         )
 
 

@@ -11,6 +11,7 @@ Text above the first generated line of the page is kept.
 import argparse
 import inspect
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from textwrap import wrap
@@ -64,6 +65,7 @@ OF_SWEEP = (
     *("evaluate.samplers", "evaluate.metrics", "evaluate.split", "sample.sampler"),
     *("train.checkpoints_kept", "data.device_share"),
 )
+OF_TRAINING = ("method.", "model.", "loss.", "train.", "data.", "sample.")
 UNFITTED = ("own", "prior", "uniform_sphere")
 WITHOUT_STRENGTH = ("autoencoder", "sphere_ae")
 FAMILIES = {
@@ -146,18 +148,22 @@ def boards(rows: list[dict]) -> list[Board]:
     different samplers are joined.
 
     Raises:
-      UserError: no row is left, or runs of one kind and strength have other settings.
+      UserError: no row is left, a row is of no sweep, or runs of one kind and strength have other
+        settings.
     """
     groups: dict[tuple, tuple[dict, dict[str, dict[tuple[str, float], dict]]]] = {}
     models: dict[tuple, dict] = {}
     for row in rows:
+        if lacking := {"kind", "strength", "seed", "config", "device"} - row.keys():
+            raise UserError(f"a line lacks {min(lacking)}: give files of hsjax sweep")
         numbers, config = row.get("numbers", {}), flattened(row["config"])
-        if not numbers.get("generation"):
+        if not numbers.get("generation") or np.isnan([*sweep.distances(row).values()]).all():
             continue
         config["data.name"] = Path(config["data.name"]).stem
         alike = tuple(str(config.get(field)) for field in ALIKE)
         key = row["kind"], row["strength"]
-        model = {f: v for f, v in config.items() if f.startswith(("method.", "model.", "loss."))}
+        model = {f: v for f, v in config.items() if f.startswith(OF_TRAINING)}
+        model = {f: v for f, v in model.items() if f not in (*ALIKE, *OF_SWEEP)}
         known = models.setdefault((alike, *key), model)
         if other := [f for f in model if known.get(f, model[f]) != model[f]]:
             raise UserError(
@@ -172,8 +178,8 @@ def boards(rows: list[dict]) -> list[Board]:
         networks = runs[row["seed"]]["numbers"]["generation"]
         for known, new in zip(networks, numbers["generation"], strict=True):
             known["samplers"] = new["samplers"] | known["samplers"]
-    if not groups:
-        raise UserError("no finished run whose samples were judged")
+    if not groups or not all(splits["test"] for _, splits in groups.values()):
+        raise UserError("no finished run whose samples were judged on test images")
     found = []
     for alike, (row, splits) in groups.items():
         name, mode, *_ = alike
@@ -273,7 +279,7 @@ def train_command(kind: str, config: dict) -> str:
     for field, value in flattened(config).items():
         if field not in OF_SWEEP and there.get(field) != value:
             text = f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
-            flags.append(f"'{text}'" if "(" in text else text)
+            flags.append(shlex.quote(text))
     return " ".join([f"hsjax train --config={name}:{kind}", *flags])
 
 
@@ -392,7 +398,7 @@ def details(board: Board, lines: list[Line]) -> str:
         parts += [
             f"## {kind}",
             f"```sh\n{train_command(kind, row['config'])} \\\n    --workdir={workdir}\n"
-            f"hsjax sample --workdir={workdir} --sampler={line.sampler} --out=samples.png\n```",
+            f"hsjax sample --workdir={workdir} --sampler={line.sampler} --out={workdir}.png\n```",
             markdown(["strength", "seed", *OF_RUNS.values(), *(f"`{n}`" for n in names)], rows),
         ]
     return "\n\n".join(parts) + "\n"
@@ -555,8 +561,11 @@ def main() -> None:
     found, out = boards(sweep.read(arguments.files)), arguments.out
     costs = {}
     if arguments.costs:
-        rows = json.loads(arguments.costs.read_text())["rows"]
-        costs = {row["kind"]: row["over_standard"]["median"] for row in rows}
+        try:
+            rows = json.loads(arguments.costs.read_text())["rows"]
+            costs = {row["kind"]: row["over_standard"]["median"] for row in rows}
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            raise UserError(f"--costs={arguments.costs}: no file of benchmarks.methods") from error
     images, pages = out.parent / "images", out.parent / "leaderboard"
     pages.mkdir(parents=True, exist_ok=True)
     kept = out.read_text().partition(GENERATED)[0] if out.exists() else LEGEND

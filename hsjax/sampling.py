@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from hsjax import __version__, training
 from hsjax.errors import UserError
-from hsjax.files import read_npz, remove, write_npz, writing
+from hsjax.files import read_npz, reason, remove, write_npz
 from hsjax.inference import Inference
 from hsjax.samplers import SAMPLERS, Sampler
 
@@ -138,14 +138,18 @@ class Sampling:
                     logging.warning("%s is damaged: fitting %s again", path, what)
         try:
             parameters = sampler.fit(posterior.mean, posterior=posterior, key=key, **self._context)
-        except ValueError as reason:
-            raise UserError(f"{name} can't be fitted to these latents: {reason}") from reason
+        except ValueError as error:
+            raise UserError(f"{name} can't be fitted to these latents: {error}") from error
         if path:
-            with writing(path.parent):
+            try:
                 for other in path.parent.glob("*.npz"):
                     if not other.name.startswith(f"{step}-"):  # of an earlier step of the run
                         remove(other)
                 write_npz(path, to_arrays(parameters))
+            except OSError as error:  # read-only or full
+                logging.warning(
+                    "the fit could not be kept (%s): the next one fits again", reason(error)
+                )
         return parameters
 
     def _digest(self, posterior: Any, key: jax.Array) -> str:

@@ -24,11 +24,11 @@ Several machines share the work with --shard=1/3, 2/3, 3/3, each with its own
 
 import argparse
 import ast
-import importlib.util
 import inspect
 import itertools
 import json
 import os
+import runpy
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -41,7 +41,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hsjax import data, experiment, settings, terminal, tradeoff
-from hsjax.cli import config_path, start
+from hsjax.cli import check_file, config_path, start
 from hsjax.config import method_fields, validate
 from hsjax.errors import Diverged, UserError
 from hsjax.terminal import command, fold, tell
@@ -102,17 +102,20 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
     config.sample.sampler = "projected_gaussian"
     config.evaluate.feature_seeds = (0, 1, 2)
     config.evaluate.metrics = ("frechet", "kid", "prdc", "knn", "probe", "latents")
+    strength = settings.find(point.kind).strength
+    if config.loss.annealing != "none":
+        config.loss.annealing_epochs = -(-config.train.epochs // 3)
     for change in changes:
         field, _, text = change.partition("=")
+        if field in ("model.latent_dim", "seed", strength):
+            raise UserError(f"--set {change}: give it by --n, --seeds or {point.kind}=STRENGTH")
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             value = text  # a plain word
         _update(config, {field: value}, f"--set {change}")
-    _update(config, {settings.find(point.kind).strength: point.strength}, str(point))
+    _update(config, {strength: point.strength}, str(point))
     config.model.latent_dim, config.seed = point.n, point.seed
-    if config.loss.annealing != "none":
-        config.loss.annealing_epochs = -(-config.train.epochs // 3)
     validate(config)
     return config
 
@@ -120,17 +123,18 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
 def base(path: str, kind: str = "") -> ConfigDict:
     """The config of a file, with the method and the fields of this kind if any is given."""
     path = config_path(path)
-    spec = importlib.util.spec_from_file_location("base", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise UserError(f"--config={path}: no such config file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    check_file(path)
+    if ":" in path:
+        raise UserError(f"--config={path}: give the file alone, and {path.split(':')[1]}=STRENGTH")
+    get_config = runpy.run_path(path)["get_config"]
     if not kind:
-        return module.get_config()
-    if inspect.signature(module.get_config).parameters:
-        return module.get_config(kind).lock()
-    config = module.get_config()
+        return get_config()
+    if inspect.signature(get_config).parameters:
+        return get_config(kind).lock()
+    config = get_config()
     config.method = method_fields(settings.find(kind).method)
+    config.loss.annealing, config.loss.relative_beta = "none", False  # were for the file's method
+    config.model.project = False
     return settings.apply(config, kind, {}).lock()
 
 
@@ -466,6 +470,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="digits, in ten minutes on two cores")
     arguments = parser.parse_args()
     if arguments.plot:
+        for path in arguments.plot:
+            if not path.is_file():
+                raise UserError(f"{path}: no such file")
         report(arguments.plot[0], read(arguments.plot), arguments.equal, arguments.key)
     else:
         sweep(arguments)
@@ -475,8 +482,8 @@ def sweep(arguments: argparse.Namespace) -> None:
     """The runs of the command line that have no line yet, in order."""
     quick: dict[str, Any] = QUICK if arguments.quick else {"points": [], "n": None, "epochs": None}
     epochs = quick["epochs"] if arguments.epochs is None else arguments.epochs
+    n = arguments.n or quick["n"] or str(base(arguments.config).model.latent_dim)
     try:
-        n = arguments.n or quick["n"] or str(base(arguments.config).model.latent_dim)
         dimensions = [int(n) for n in n.split(",")]
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         shard, shards = map(int, arguments.shard.split("/"))

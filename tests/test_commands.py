@@ -115,7 +115,7 @@ def test_export_writes_what_can_be_loaded_and_used(workdir, command, tmp_path):
         (["sample", "--workdir=W", "--out=/proc/x"], "can't be written"),
         (["reconstruct", "--workdir=W", "--out=O", "--count=99"], "--count=99: there are 12"),
         (["reconstruct", "--workdir=W", "--out=O", "--data=digits"], "images have shape"),
-        (["interpolate", "--workdir=W", "--out=O", "--count=7"], "there are 6 pairs"),
+        (["interpolate", "--workdir=W", "--out=O", "--count=7"], "make it 1 to 6 pairs"),
         (["interpolate", "--workdir=W", "--out=O", "--steps=1", "--count=2"], "steps is 1"),
         (["export", "--workdir=W", "--out=O", "--format=pt"], "--format=pt: choose one of"),
         (["export", "--workdir=W", "--out=O", "--samplers=x"], "--samplers: 'x' is none"),

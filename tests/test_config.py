@@ -419,7 +419,6 @@ def test_a_config_json_that_cannot_be_evaluated_is_one_line(tmp_path):
             "config.json: no such config field: loss.gamma (or use the version",
         ),
         ("loss", "beta", "x", "config.json: loss.beta is 'x'"),
-        ("evaluate", "features", "inception", "config.json: evaluate.inception_weights is ''"),
     ):
         tree = default.get_config().to_dict()
         tree[group][name] = value
@@ -447,7 +446,3 @@ def test_paths_begin_at_home(tmp_path, monkeypatch):
     assert workdir_path("~/runs/a") == tmp_path / "runs" / "a"
     assert workdir_path(Path("~")) == tmp_path
     assert workdir_path("a~b").name == "a~b"
-    (tmp_path / "w.pth").touch()
-    config = default.get_config()
-    config.evaluate.features, config.evaluate.inception_weights = "inception", "~/w.pth"
-    validate(config)

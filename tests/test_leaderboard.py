@@ -78,6 +78,13 @@ def test_runs_are_joined_by_what_was_trained_alike():
     with pytest.raises(UserError, match="no finished run"):
         leaderboard.boards(more[2:3])
     other = row("standard", 0.1, 1, 1.0, {"own": 1.0}, "test", "model.project=True")
+    with pytest.raises(UserError, match="judged on test images"):
+        leaderboard.boards(ROWS[2:4])
+    with pytest.raises(UserError, match=r"a line lacks config: give files of hsjax sweep"):
+        leaderboard.boards([{k: v for k, v in ROWS[0].items() if k != "config"}])
+    trained = row("standard", 0.1, 1, 1.0, {"own": 1.0}, "test", "train.ema=0.9")
+    with pytest.raises(UserError, match=r"runs of train.ema=0.0 and of 0.9"):
+        leaderboard.boards([*ROWS, trained])
     with pytest.raises(UserError, match=r"runs of model.project=False and of True"):
         leaderboard.boards([*ROWS, other])
 
@@ -157,6 +164,12 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         leaderboard.main()
     assert "no such file" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    command = ["leaderboard", str(tmp_path / "rows.jsonl"), "--costs=none.json"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        leaderboard.main()
+    assert "--costs=none.json: no file of benchmarks.methods" in capsys.readouterr().err
     (board,) = leaderboard.boards([row("swae", 1.0, 0, 1.0, {"own": 1.0})])
     with pytest.raises(UserError, match="under own and a fitted sampler"):
         leaderboard.choices(board, leaderboard.fitted)

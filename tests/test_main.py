@@ -100,6 +100,7 @@ def test_smoke_run_then_evaluate(tmp_path):
             for case in (
                 (["--config=configs/digits_standard.py"], "digits_standard.py: give one of them"),
                 (["digits"], "unexpected argument 'digits'"),
+                (["--config", "digits_standard"], "digits_standard: give one of them"),
                 (["--config.data.name=no_such_set"], "no data set 'no_such_set'"),
                 (["--config.evaluate.samplers=vmf,prior"], "is ('vmf,prior',): choose from"),
             )

@@ -141,7 +141,10 @@ def test_neither_the_data_nor_the_fits_need_to_be_there(trained, tmp_path):
     shutil.rmtree(moved / "fits")
     record = json.loads((moved / "config.json").read_text())
     record["data"]["name"] = "/nowhere/bars.npz"
+    fid = {"features": "inception", "inception_weights": "/nowhere/weights.pth"}
+    record["evaluate"] |= fid
     (moved / "config.json").write_text(json.dumps(record))
+    (moved / "fits").write_text("a file, where a folder can't be written")
     run = hsjax.load(moved)
     for name in ("gaussian", "angles"):
         panel = trained.found.panels[f"samples: {name}"]

@@ -57,6 +57,21 @@ def test_every_kind_is_a_valid_config_with_its_strength(kind, base):
     assert config.loss.annealing_epochs == (100 if config.loss.annealing == "none" else 34)
 
 
+def test_the_file_of_another_method_gives_nothing_of_its_own():
+    """The compressed pair has a projection and annealing, which are not its twin's."""
+    point = sweep.Point("standard", 0.1, 16, 0)
+    ours, theirs = (
+        sweep.config_of(f"configs/digits_{name}.py", point, [])
+        for name in ("standard", "compressed")
+    )
+    assert (theirs.model.project, theirs.loss.annealing) == (False, "none")
+    assert ours.model == theirs.model
+    assert ours.method == theirs.method
+    changes = ["loss.annealing_epochs=5"]
+    point = point._replace(kind="compressed")
+    assert sweep.config_of("digits", point, changes).loss.annealing_epochs == 5
+
+
 def test_what_is_missing_is_done_once(tmp_path, monkeypatch, capsys):
     """Killed while it wrote a line, the sweep repeats that run alone."""
     out, done = tmp_path / "a" / "sweep.jsonl", []
@@ -210,8 +225,12 @@ def test_a_whole_point_of_a_sweep_then_one_that_diverges(tmp_path, monkeypatch):
         (["standard=1", "--shard=3/2"], "a shard from 1/k to k/k"),
         (["standard=1", "--set", "train.epoks=3"], "--set train.epoks=3"),
         (["standard=1", "--set", "train.epochs=many"], "--set train.epochs=many"),
-        (["standard=1", "--config=nowhere.py"], "no such config file"),
+        (["standard=1", "--config=nowhere.py"], "no such file; those with names are"),
         (["standard=-1"], "loss.beta is -1.0"),
+        (["standard=1", "--config=digits:rae"], "give the file alone, and rae=STRENGTH"),
+        (["standard=1", "--set", "seed=7"], "--set seed=7: give it by --n, --seeds or standard="),
+        (["standard=1", "--set", "loss.beta=2"], "--n, --seeds or standard=STRENGTH"),
+        (["--plot", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["standard=1", "--together=0"], "--together=0: make it 1 or more"),
         ([], "give points such as"),
     ],

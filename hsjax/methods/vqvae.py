@@ -101,7 +101,7 @@ def _dead(uses: Array) -> Array:
 def update(hyper: Hyper, posterior: Quantised, z, *, variables, key, **_) -> dict:
     """The running averages, updated with this batch; dead codes are reset to tokens of it."""
     tokens = posterior.outputs.reshape(-1, hyper.token_size)
-    hits = jax.nn.one_hot(posterior.codes, hyper.codes)  # [batch, tokens, codes]
+    hits = jax.nn.one_hot(posterior.codes, hyper.codes, dtype=jnp.float32)  # [batch, tokens, codes]
     sums = jnp.einsum("tk,td->kd", hits.reshape(-1, hyper.codes), tokens, precision="highest")
     uses = DECAY * variables["uses"] + (1.0 - DECAY) * jnp.sum(hits, axis=0)
     sums = DECAY * variables["sums"] + (1.0 - DECAY) * sums

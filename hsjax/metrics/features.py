@@ -160,6 +160,11 @@ def inception(path: str) -> FeatureNetwork:
     """
     from hsjax.metrics import inception as network
 
+    if not os.path.isfile(os.path.expanduser(path)):
+        raise UserError(
+            f"evaluate.inception_weights is {path!r}, which is no file: download {network.URL} "
+            "and give its path"
+        )
     return FeatureNetwork("inception", *network.load(os.path.expanduser(path)))
 
 

@@ -85,8 +85,8 @@ def build(job: networks.Job) -> dict:
     parameters, found = job.train(loss, start, constants, parts, keys[4])
     report = {
         "held_out_nats": -found["held_out"],
-        "gaussian_nats": networks.gaussian_nats(parts, keys[4]),
         "step": found["step"],
+        **networks.gaussian_nats(parts, keys[4]),
     }
     return {"couplings": parameters, "constants": constants, "report": report}
 

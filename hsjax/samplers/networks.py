@@ -222,7 +222,8 @@ def _chunk(loss, batch, parameters, state, constants, trained, held_out, key, fi
     return parameters, state, found
 
 
-def gaussian_nats(parts: tuple[Any, Any], key: Array) -> float:
-    """Mean log density of held-out draws under a Gaussian fitted to the others."""
+def gaussian_nats(parts: tuple[Any, Any], key: Array) -> dict[str, float]:
+    """Mean log density of held-out draws under a Gaussian fitted to the others, if it has one."""
     fitted, held_out = (draws(part, jax.random.fold_in(key, i)) for i, part in enumerate(parts))
-    return float(jnp.mean(mixture.log_prob(gaussian.fit(fitted), *float32(held_out))))
+    found = float(jnp.mean(mixture.log_prob(gaussian.fit(fitted), *float32(held_out))))
+    return {"gaussian_nats": found} if np.isfinite(found) else {}

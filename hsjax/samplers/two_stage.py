@@ -84,8 +84,8 @@ def build(job: networks.Job) -> dict:
     constants["gamma"] = jax.jit(bound)(parameters, scaled[:1000], keys[4])[1]
     report = {
         "held_out_nats": -found["held_out"] - float(jnp.sum(jnp.log(constants["deviation"]))),
-        "gaussian_nats": networks.gaussian_nats(parts, keys[4]),
         "step": found["step"],
+        **networks.gaussian_nats(parts, keys[4]),
     }
     return {"vae": parameters, "mixture": top._asdict(), "report": report, **constants}
 
