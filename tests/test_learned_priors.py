@@ -226,6 +226,9 @@ def test_the_codebook_follows_by_a_running_average_over_three_steps():
         codebook = sums / uses.sum(axis=0)[:, None]
         for name, expected in (("uses", uses), ("sums", sums), ("codebook", codebook)):
             np.testing.assert_allclose(kept[name], expected, rtol=1e-4, err_msg=name)
+    with jax.enable_x64(True):
+        kept = method.update(hyper, posterior, posterior.mean, variables=kept, key=KEY)
+    assert {x.dtype.name for x in jax.tree.leaves(kept)} == {"float32"}
 
 
 def test_codes_that_nobody_uses_begin_anew_at_tokens_of_the_batch():

@@ -15,6 +15,7 @@ from conftest import tiny_config
 from hsjax import data, distances, experiment, losses, posteriors, samplers, training
 from hsjax.checkpoints import Checkpoints
 from hsjax.config import method_fields
+from hsjax.configs import default
 from hsjax.errors import UserError
 from hsjax.inference import build_inference
 from hsjax.methods import METHODS, Method
@@ -528,6 +529,18 @@ def test_the_published_classes_have_the_follow_ups_weights():
     labels = jnp.arange(40) % 10
     early, late = (
         METHODS["spherical"].regulariser(hyper, posterior, None, labels=labels, epoch=epoch)
+        for epoch in (1, 300)
+    )
+    assert late["regulariser"] > early["regulariser"]
+    config = default.get_config("published_classes")
+    config.model.latent_dim, config.model.stages = 12, (2,)
+    config.method.class_stride, config.method.std_angle_gain = 1, 1.0
+    setup, state = training.create(config, (4, 4, 1), 400)
+    images = np.zeros((40, 4, 4, 1), np.uint8)
+    program, key = build_inference(setup, training.build_objective(config)), jax.random.key(0)
+    embeddings = program.encode(state, images)
+    early, late = (
+        program.terms(state._replace(step=epoch * setup.steps), embeddings, key, images, labels)
         for epoch in (1, 300)
     )
     assert late["regulariser"] > early["regulariser"]
