@@ -14,6 +14,7 @@ import runpy
 import shlex
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,8 @@ def config_path(given: str) -> str:
     return path + colon + setting
 
 
-def check_file(given: str) -> None:
-    """Raise a UserError unless get_config() of FILE, or get_config(X) of FILE:X, is a config."""
+def check_file(given: str) -> Callable[..., ConfigDict]:
+    """The get_config of FILE or FILE:X; a UserError unless get_config() or get_config(X) works."""
     path, colon, argument = given.partition(":")  # as ml_collections does
     if not Path(path).is_file():
         names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py")))
@@ -192,6 +193,7 @@ def check_file(given: str) -> None:
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={given}: it needs a get_config() that returns a ConfigDict")
+    return get_config
 
 
 def _main(_) -> None:

@@ -59,7 +59,7 @@ def _compile(setup: training.Setup, latent_scale: float, by_batch: bool) -> tupl
     def terms(objective, state, posterior, key, images, labels):
         model, z = setup.model(objective, state), posterior.sample(key)
         batch = {"images": batches.prepare(images), "labels": labels}
-        batch["epoch"] = state.step // setup.steps  # whole epochs are done, so the last of them
+        batch["epoch"] = state.step // setup.steps  # the last that was trained
         batch["reconstructions"] = model.decode(z)
         method_key = jax.random.fold_in(key, 1)
         return model.regularise(posterior, z, key=method_key, sample_key=key, **batch)

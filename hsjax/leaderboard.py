@@ -555,9 +555,6 @@ def main() -> None:
         "--costs", type=Path, metavar="FILE", help="JSON file of `python -m benchmarks.methods`"
     )
     arguments = parser.parse_args()
-    for path in arguments.files:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
     found, out = boards(sweep.read(arguments.files)), arguments.out
     costs = {}
     if arguments.costs:

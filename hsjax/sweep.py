@@ -28,7 +28,6 @@ import inspect
 import itertools
 import json
 import os
-import runpy
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -123,10 +122,9 @@ def config_of(path: str, point: Point, changes: list[str], epochs: int | None = 
 def base(path: str, kind: str = "") -> ConfigDict:
     """The config of a file, with the method and the fields of this kind if any is given."""
     path = config_path(path)
-    check_file(path)
     if ":" in path:
         raise UserError(f"--config={path}: give the file alone, and {path.split(':')[1]}=STRENGTH")
-    get_config = runpy.run_path(path)["get_config"]
+    get_config = check_file(path)
     if not kind:
         return get_config()
     if inspect.signature(get_config).parameters:
@@ -153,10 +151,16 @@ def identity(config: ConfigDict) -> dict:
 
 
 def read(paths: list[Path]) -> list[dict]:
-    """The finished runs of some files; a line cut off by a kill is left out."""
+    """The finished runs of some files; a line cut off by a kill is left out.
+
+    Raises:
+      UserError: no such file.
+    """
     rows = []
     for path in paths:
-        for line in path.read_text().splitlines() if path.exists() else ():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        for line in path.read_text().splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
@@ -470,9 +474,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="digits, in ten minutes on two cores")
     arguments = parser.parse_args()
     if arguments.plot:
-        for path in arguments.plot:
-            if not path.is_file():
-                raise UserError(f"{path}: no such file")
         report(arguments.plot[0], read(arguments.plot), arguments.equal, arguments.key)
     else:
         sweep(arguments)
@@ -500,7 +501,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         for point in wanted[shard - 1 :: shards]
         for fields in judged
     ]
-    there = [row["config"] for row in read([arguments.out])]
+    there = [row["config"] for row in read([arguments.out] if arguments.out.exists() else [])]
     missing = [(point, config) for point, config in jobs if identity(config) not in there]
     tell(f"{len(missing)} of {len(jobs)} lines are missing from {arguments.out}")
     if missing:
