@@ -191,7 +191,7 @@ def check_file(given: str) -> Callable[..., ConfigDict]:
         raise UserError(
             f"--config={given}: {where} ends with {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(config, ConfigDict):
+    if get_config is None or not isinstance(config, ConfigDict):
         raise UserError(f"--config={given}: it needs a get_config() that returns a ConfigDict")
     return get_config
 
